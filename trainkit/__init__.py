@@ -1,0 +1,50 @@
+"""Train PyTorch from a notebook without giving the notebook up.
+
+>>> import trainkit as tk
+>>> job = tk.train("penguins.csv", target="species")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from trainkit.errors import TrainkitError as TrainkitError
+    from trainkit.job import Job as Job
+    from trainkit.launching import submit as submit
+    from trainkit.launching import train as train
+    from trainkit.listing import attach as attach
+    from trainkit.listing import jobs as jobs
+    from trainkit.run import Run as Run
+    from trainkit.store import Store as Store
+    from trainkit.tabular.model import load_model as load_model
+    from trainkit.tabular.read import read_table as read_table
+
+#: Where each public name lives.  It is imported when it is first used, so that ``import trainkit`` is quick.
+_PUBLIC = {
+    "Job": "trainkit.job",
+    "Run": "trainkit.run",
+    "Store": "trainkit.store",
+    "TrainkitError": "trainkit.errors",
+    "attach": "trainkit.listing",
+    "jobs": "trainkit.listing",
+    "load_model": "trainkit.tabular.model",
+    "read_table": "trainkit.tabular.read",
+    "submit": "trainkit.launching",
+    "train": "trainkit.launching",
+}
+
+__all__ = ["Job", "Run", "Store", "TrainkitError", "attach", "jobs", "load_model", "read_table", "submit", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'trainkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

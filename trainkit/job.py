@@ -1,0 +1,359 @@
+"""A job, seen from outside: read like a ``Future``, driven like a job.
+
+A :class:`Job` holds nothing but its id and where its files are, so one made in another process, or tomorrow,
+is as good as the one that ``submit`` returned.  It reads, and appends requests; it never writes a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit import view
+from trainkit.errors import (
+    JobFailedError,
+    JobInterruptedError,
+    JobStoppedError,
+    RunnerError,
+    StateError,
+    TrainkitError,
+)
+from trainkit.record import Record, Status, to_dict, to_jsonable
+from trainkit.runners import runner
+from trainkit.runners.thread import outcome_of
+from trainkit.store import Store
+from trainkit.streams import tail
+from trainkit.task import load_outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+#: How long a request waits to be acknowledged before the call returns anyway.
+ACKNOWLEDGE_S = 1.0
+#: How long ``kill`` waits for the processes to be gone.
+KILL_S = 10.0
+
+
+class Job:
+    """One job under a root.
+
+    Args:
+        job_id: its id.
+        root: the root folder or a :class:`~trainkit.store.Store`.
+
+    Raises:
+        JobIdError: not a job id.
+        UnknownJobError: no such job.
+        RecordError: its record is damaged.
+    """
+
+    def __init__(self, job_id: str, root: Store | str | Path | None = None) -> None:
+        self.store = Store.at(root)
+        self.id = job_id
+        self.name = self.store.read(job_id).name
+        self.paths = self.store.paths(job_id)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        """The record as it is now, with the state that is true now."""
+        return self.store.observe(self.id)
+
+    @property
+    def state(self) -> Status:
+        """The state: QUEUED, RUNNING, PAUSED, STOPPING, COMPLETED, STOPPED, FAILED or INTERRUPTED."""
+        return self.record.status
+
+    def status(self) -> dict[str, Any]:
+        """Return the whole record as plain values: the JSON of the file, with the state that is true now."""
+        return to_dict(self.record)
+
+    @property
+    def progress(self) -> float:
+        """How much is done, 0 to 100."""
+        return self.record.progress
+
+    @property
+    def eta(self) -> float | None:
+        """The seconds that are left at the present speed, if that can be told."""
+        return view.eta_s(self.record)
+
+    def metrics(self) -> pd.DataFrame:
+        """Return what was logged: one row per step, the index; columns ``epoch`` and the metrics.
+
+        Where a resumed attempt repeats steps, the newest attempt counts.
+        """
+        from trainkit.history import metrics_frame
+
+        return metrics_frame(self.paths.metrics)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all that happened, oldest first: state changes, requests, live changes, checkpoints, warnings."""
+        return tail(self.paths.events)[0]
+
+    def logs(self, tail: int | None = None) -> str:
+        """Return what the training code printed.
+
+        Args:
+            tail: only that many last lines.
+        """
+        text = self.paths.output.read_text(encoding="utf-8", errors="replace")
+        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+
+    def plot(self) -> Figure:
+        """Return a chart of each metric, training and validation together.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from trainkit.history import metrics_figure
+
+        return metrics_figure(self.metrics(), self.record)
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the job has ended, however it did."""
+        return self.state.terminal
+
+    def running(self) -> bool:
+        """Whether the job has begun and has not ended."""
+        return self.state in (Status.RUNNING, Status.PAUSED, Status.STOPPING)
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the job has ended, and return its state.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.  The job goes on.
+        """
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        pause_s = 0.005
+        while not (state := self.state).terminal:
+            if give_up_at is not None and time.monotonic() >= give_up_at:
+                raise TimeoutError(f"job {self.name!r} is {state} after {timeout:g} s; it goes on")
+            time.sleep(pause_s)
+            pause_s = min(0.1, pause_s * 1.5)
+        return state
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the job and return what its function returned.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            JobStoppedError: it was stopped; what it had is in :meth:`model` and its checkpoint.
+            JobInterruptedError: its process vanished.
+            Exception: what its function raised.
+        """
+        self.wait(timeout)
+        record = self.record
+        if (error := self._error(record)) is not None:
+            raise error
+        return self._returned(record)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job and return what its function raised, or None.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+        """
+        self.wait(timeout)
+        record = self.record
+        return None if record.status is Status.STOPPED else self._error(record)
+
+    def add_done_callback(self, fn: Callable[[Job], object]) -> None:
+        """Call ``fn(job)`` in a thread of its own once the job has ended; at once if it has."""
+
+        def call_when_done() -> None:
+            self.wait()
+            fn(self)
+
+        threading.Thread(target=call_when_done, name=f"trainkit-done-{self.id}", daemon=True).start()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await job`` is :meth:`result` without blocking the event loop."""
+
+        async def settle() -> Any:
+            while not self.done():
+                await asyncio.sleep(0.05)
+            return self.result()
+
+        return settle().__await__()
+
+    # --- driving ---------------------------------------------------------------------------------
+
+    def stop(self) -> Status:
+        """Ask the job to save and end after its current step; return its state, usually STOPPING.
+
+        On a job that has ended nothing happens.  A function that uses nothing of ``run`` cannot be stopped,
+        only killed.
+        """
+        return self._ask("stop", until=lambda status: status is not Status.RUNNING)
+
+    def finish(self) -> Status:
+        """Ask the job to end its loops early, validate, export and complete; return its state."""
+        return self._ask("finish", until=lambda status: status is not Status.RUNNING)
+
+    def pause(self) -> Status:
+        """Ask the job to wait after its current step; return its state."""
+        return self._ask("pause", until=lambda status: status is not Status.RUNNING)
+
+    def resume(self) -> Status:
+        """Let a paused job go on; return its state."""
+        return self._ask("resume", until=lambda status: status is not Status.PAUSED)
+
+    def set(self, **params: Any) -> Status:
+        """Change parameters of the running job from its next step on; ``lr`` and ``weight_decay`` reach the
+        tracked optimizers by themselves.  Returns the job's state."""
+        return self._ask("set", params=to_jsonable(params))
+
+    def checkpoint(self) -> Status:
+        """Ask for a checkpoint after the current step; return the job's state."""
+        return self._ask("checkpoint")
+
+    def kill(self) -> Status:
+        """End the job's processes now; what it had not saved is lost.  Returns its state, STOPPED.
+
+        Raises:
+            RunnerError: it runs in a thread, or does not die.
+        """
+        record = self.record
+        if record.status.terminal:
+            return record.status
+        where = runner(record.runner or "thread")
+        if record.runner == "thread":
+            where.kill(self.store, record)
+        self.store.request(self.id, "kill")
+        give_up_at = time.monotonic() + KILL_S
+        while not (record := self.record).status.terminal:
+            where.kill(self.store, record)
+            if time.monotonic() > give_up_at:
+                raise RunnerError(f"job {self.name!r} is still {record.status} {KILL_S:g} s after it was killed")
+            time.sleep(0.02)
+        return record.status
+
+    def _ask(self, action: str, *, until: Callable[[Status], bool] | None = None, **fields: Any) -> Status:
+        state = self.state
+        if state.terminal:
+            return state
+        self.store.request(self.id, action, time=time.time(), **fields)
+        give_up_at = time.monotonic() + ACKNOWLEDGE_S
+        while until is not None and not until(state := self.state) and time.monotonic() < give_up_at:
+            time.sleep(0.005)
+        return state
+
+    # --- what it left ----------------------------------------------------------------------------
+
+    def model(self) -> Any:
+        """Return the trained model.
+
+        For a table that is a :class:`~trainkit.tabular.model.TableModel`.  For a function it is the model
+        that it returned, where this process still has it; else the state dict from the model file, to be
+        loaded into a model made by your own class.
+
+        Raises:
+            TrainkitError: the job has left no model (yet).
+        """
+        record = self.record
+        outcome = outcome_of(self.store, record)
+        if outcome is not None and outcome.returned and hasattr(outcome.value, "state_dict"):
+            return outcome.value
+        if not self.paths.model.exists():
+            raise TrainkitError(
+                f"job {self.name!r} ({record.status}) has left no model; one is saved when its function returns "
+                "a model or run.track(model=...) names it, and the job completes or is stopped"
+            )
+        from trainkit.checkpoints import load_model_content
+
+        content = load_model_content(self.paths.model)
+        if content.get("kind") == "table":
+            from trainkit.tabular.model import load_model
+
+            return load_model(self.paths.model)
+        return content["state_dict"]
+
+    def _error(self, record: Record) -> BaseException | None:
+        """What :meth:`result` raises for a job that has ended."""
+        told = record.error.message if record.error else record.message
+        if record.status is Status.FAILED:
+            error = self._outcome(record)[1]
+            if error is None:
+                info = record.error
+                error = JobFailedError(
+                    f"{info.type}: {info.message}\n\n{info.traceback}" if info else record.message
+                )
+            elif error.__cause__ is None and record.error is not None and error.__traceback__ is None:
+                # A pickled exception has lost its traceback; its text takes the place.
+                error.__cause__ = JobFailedError(f"in job {self.name!r}:\n\n{record.error.traceback}")
+            return error
+        if record.status is Status.INTERRUPTED:
+            return JobInterruptedError(f"job {self.name!r} was interrupted: {told}")
+        if record.status is Status.STOPPED and not self._outcome(record)[2]:
+            return JobStoppedError(
+                f"job {self.name!r} was stopped before it returned; job.model() is what it had, if it tracked one"
+            )
+        return None
+
+    def _returned(self, record: Record) -> Any:
+        value, _, known = self._outcome(record)
+        if not known:
+            raise StateError(
+                f"job {self.name!r} is {record.status}, but what it returned is not here: it was in the "
+                f"memory of the process that ran it. job.model() reads {self.paths.model.name}, if it left a model"
+            )
+        return value
+
+    def _outcome(self, record: Record) -> tuple[Any, BaseException | None, bool]:
+        """What the function returned, what it raised, and whether it returned, as far as that is known here."""
+        outcome = outcome_of(self.store, record)
+        if outcome is not None:
+            outcome.settled.wait()
+            return outcome.value, outcome.error, outcome.returned
+        if record.runner != "thread" and self.paths.result.exists():
+            value, error, returned = load_outcome(self.paths.result)
+            return value, error, returned
+        return None, None, False
+
+    # --- showing ---------------------------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        return view.text(self.record)
+
+    def summary(self, *, times: bool = True) -> str:
+        """Return the state as text, with the id, and how long things took unless told otherwise."""
+        return view.text(self.record, now=time.time() if times else None, job_id=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.id, self.store.root) == (other.id, other.store.root)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.store.root))
+
+
+def as_status(state: Status | str) -> Status:
+    """Return a state by its name, in any case.
+
+    Raises:
+        StateError: there is none of that name.
+
+    >>> as_status("running")
+    <Status.RUNNING: 'RUNNING'>
+    """
+    try:
+        return Status(str(state).upper())
+    except ValueError:
+        raise StateError(f"{state!r} is not a state; states: {', '.join(Status)}") from None

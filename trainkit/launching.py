@@ -1,0 +1,156 @@
+"""Starting jobs: a function, or a table in one call."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainkit.errors import OptionError, did_you_mean
+from trainkit.job import Job
+from trainkit.paths import check_job_id, make_job_id
+from trainkit.record import Record, Status, to_jsonable
+from trainkit.runners import runner as find_runner
+from trainkit.slots import Ticket
+from trainkit.store import Store
+from trainkit.task import Task, describe
+
+_random = random.SystemRandom()
+
+
+def submit(
+    function: Callable[..., Any],
+    /,
+    *,
+    runner: str = "thread",
+    name: str | None = None,
+    job_id: str | None = None,
+    root: Store | str | Path | None = None,
+    **params: Any,
+) -> Job:
+    """Start ``function(run, **params)`` in the background and return at once.
+
+    Args:
+        function: any callable whose first argument takes the :class:`~trainkit.run.Run`.
+        runner: ``"thread"``, in this process and with its live objects; or ``"process"``, which survives it.
+        name: what people call the job; without it the function's name.
+        job_id: the job's id, if you have one; it must not be taken.
+        root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
+        **params: the function's other arguments; they are in the record, and live in ``run.params``.
+
+    Raises:
+        OptionError: no such runner, or parameters that the function does not take.
+        JobIdError, JobExistsError: the id cannot be used.
+        TaskError: with ``runner="process"``, something cannot be pickled; the message names it.
+
+    >>> import tempfile
+    >>> def fit(run, steps):
+    ...     for step in range(steps):
+    ...         run.log(loss=1.0 / (step + 1))
+    >>> job = submit(fit, steps=3, root=tempfile.mkdtemp())
+    >>> job.wait()
+    <Status.COMPLETED: 'COMPLETED'>
+    """
+    if not callable(function):
+        raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")
+    arguments = _bound(function, params)
+    return launch(
+        Task(function, arguments),
+        params=arguments,
+        runner=runner,
+        name=name or describe(function),
+        job_id=job_id,
+        root=root,
+    )
+
+
+def launch(
+    task: Task,
+    *,
+    params: Mapping[str, Any],
+    runner: str,
+    name: str,
+    job_id: str | None,
+    root: Store | str | Path | None,
+    message: str = "",
+    warnings: list[str] | None = None,
+) -> Job:
+    """Make a job's files and hand it to a runner; on any failure nothing is left behind.
+
+    Args:
+        task: what to run.
+        params: what the record shows of its arguments.
+        runner: the runner's name.
+        name: what people call the job.
+        job_id: its id, or None to have one made.
+        root: where the files go.
+        message: the record's first message.
+        warnings: what the user should know already now.
+    """
+    where = find_runner(runner)
+    store = Store.at(root)
+    created_at = time.time()
+    job_id = check_job_id(job_id) if job_id is not None else make_job_id(created_at, _random.getrandbits(32))
+    record = Record(
+        job_id=job_id,
+        name=str(name),
+        status=Status.QUEUED,
+        message=message,
+        params=to_jsonable(params),
+        runner=runner,
+        created_at=created_at,
+        updated_at=created_at,
+        heartbeat_at=created_at,
+    )
+    lock = store.create(record)
+    try:
+        ticket = Ticket(job_id)
+        try:
+            where.submit(store, record, task, lock, ticket)
+        except BaseException:
+            ticket.close()
+            raise
+    except BaseException:
+        lock.close()
+        store.discard(job_id)
+        raise
+    return Job(job_id, store)
+
+
+def _bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments that the function will get after ``run``, its defaults included.
+
+    Raises:
+        OptionError: it does not take them.
+    """
+    name = describe(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return dict(params)  # a built-in that does not tell
+    taken = list(signature.parameters)[1:]
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    for unknown in [] if open_ended else [each for each in params if each not in taken]:
+        raise OptionError(
+            f"{name}() takes no parameter {unknown!r}{did_you_mean(unknown, taken)}; "
+            f"parameters: {', '.join(taken) or 'none'}"
+        )
+    try:
+        bound = signature.bind(None, **params)
+    except TypeError as error:
+        raise OptionError(f"{name}(run, ...) cannot be called with these parameters: {error}") from None
+    bound.apply_defaults()
+    first = next(iter(bound.arguments), None)
+    arguments: dict[str, Any] = {}
+    for key, value in bound.arguments.items():
+        if key == first:
+            continue
+        kind = signature.parameters[key].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            arguments[key] = value
+    return arguments

@@ -1,0 +1,126 @@
+"""File locks that tell who is alive: held as long as their process lives, freed by the system when it dies.
+
+These are ``flock`` locks.  They belong to the open file, not to the process: a child that inherits the
+descriptor shares the lock, which is how a job is handed to another process without a gap.  POSIX record
+locks would not do, since closing any other handle of the file drops them.  A lock file is never deleted:
+a second file of the same name would be a second lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainkit.errors import TrainkitError
+
+_held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+if sys.platform == "win32":  # pragma: no cover - exercised on Windows only
+    import msvcrt
+
+    def _lock(fd: int, *, shared: bool) -> bool:
+        # Windows locks are mandatory, so a byte far behind the content is locked. They are never shared.
+        os.lseek(fd, 0x7FFF0000, os.SEEK_SET)
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+    import fcntl
+
+    def _lock(fd: int, *, shared: bool) -> bool:
+        try:
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+class FileLock:
+    """One held lock.  Made by :func:`try_lock` or :meth:`inherited`."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+        _held.add(self)
+
+    @classmethod
+    def inherited(cls, fd: int, path: Path) -> FileLock:
+        """Take over a lock whose descriptor came from the parent process."""
+        os.set_inheritable(fd, False)
+        return cls(fd, path)
+
+    def close(self) -> None:
+        """Give up this handle.  The lock is freed once no process has a handle of it left."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def try_lock(path: Path) -> FileLock | None:
+    """Take the lock of a file, which is created if needed; None if somebody else holds it."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    # A reader that asks `is_locked` holds the lock for some microseconds: one refusal is not an answer yet.
+    for attempt in range(20):
+        if _lock(fd, shared=False):
+            return FileLock(fd, path)
+        if attempt < 19:
+            time.sleep(0.001)
+    os.close(fd)
+    return None
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether somebody holds the lock of a file; None if there is no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        # Shared, so that two readers that ask at once do not take each other for an owner.
+        return not _lock(fd, shared=True)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def locked(
+    path: Path,
+    *,
+    timeout_s: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> Iterator[None]:
+    """Hold the lock of a file for a short critical section.
+
+    Raises:
+        TrainkitError: somebody has held it for longer than ``timeout_s``.
+    """
+    give_up_at = clock() + timeout_s
+    while (lock := try_lock(path)) is None:
+        if clock() > give_up_at:
+            raise TrainkitError(
+                f"{path} has been locked by another process for more than {timeout_s:g} s; "
+                "is one that uses it stopped (state T in ps)?"
+            )
+        pause(0.002)
+    try:
+        yield
+    finally:
+        lock.close()
+
+
+def _close_in_forked_child() -> None:
+    """A forked child (a DataLoader worker, say) must not keep its parent's locks alive."""
+    for lock in list(_held):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_forked_child)

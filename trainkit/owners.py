@@ -1,0 +1,79 @@
+"""Who runs a job, and whether it still does.
+
+The truth on one machine is the owner's lock; a process is known by pid, start time and boot id, since a
+pid alone is soon used again.  This module only reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from trainkit.locks import is_locked
+
+#: The start time of a process is computed from the boot time, which moves by up to a second with the clock.
+_START_TOLERANCE_S = 2.0
+
+
+class Process(msgspec.Struct, frozen=True):
+    """What identifies a process beyond reuse of its pid."""
+
+    pid: int
+    started_at: float
+    boot_id: str
+    host: str
+
+
+@functools.cache
+def boot_id() -> str:
+    """An id that changes with every boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"boot-{psutil.boot_time():.0f}"
+
+
+def process(pid: int) -> Process:
+    """Return the identity of a running process of this machine."""
+    return Process(pid, psutil.Process(pid).create_time(), boot_id(), socket.gethostname())
+
+
+def this_process() -> Process:
+    """Return the identity of the process that calls."""
+    return process(os.getpid())
+
+
+def is_running(identity: Process) -> bool | None:
+    """Whether that very process still runs; None if it is on another host and cannot be asked."""
+    if identity.boot_id != boot_id():
+        # Containers and laptops may share a host name, but not a boot.
+        return False if identity.host == socket.gethostname() else None
+    try:
+        found = psutil.Process(identity.pid)
+        same = abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
+        return same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
+    """Whether somebody is there to run the job; None if that cannot be known from here.
+
+    Args:
+        owner_lock: the file whose lock the owner holds.
+        processes: those known to run or supervise the job; may be empty while it is handed over.
+    """
+    running = [is_running(each) for each in processes]
+    if None in running:
+        return None
+    lock = is_locked(owner_lock)
+    if lock is None:
+        return any(running)
+    # All known processes gone, yet locked: a child that escaped our fork hook has kept the descriptor.
+    return lock and (not running or any(running))

@@ -1,0 +1,333 @@
+"""The job record: its fields, its states, its JSON.  No disk, no clock, no torch.
+
+The table of states is here and nowhere else; :func:`check_change` is the one function that applies it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, cast
+
+import msgspec
+
+from trainkit.errors import RecordError, StateError
+
+SCHEMA_VERSION = 1
+
+
+class Status(str, Enum):
+    """The state of a job."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    PAUSED = "PAUSED"
+    STOPPING = "STOPPING"
+    COMPLETED = "COMPLETED"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    INTERRUPTED = "INTERRUPTED"
+
+    __str__ = str.__str__
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the attempt is over."""
+        return self in TERMINAL
+
+
+class Phase(str, Enum):
+    """What a running job is doing."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    TRAINING = "training"
+    VALIDATING = "validating"
+    CHECKPOINTING = "checkpointing"
+    FINALIZING = "finalizing"
+
+    __str__ = str.__str__
+
+
+class EndedBy(str, Enum):
+    """Why a job ended."""
+
+    EPOCHS = "epochs"
+    EARLY_STOPPING = "early_stopping"
+    TIME_LIMIT = "time_limit"
+    USER = "user"
+    EXCEPTION = "exception"
+    SIGNAL = "signal"
+    LOST = "lost"
+
+    __str__ = str.__str__
+
+
+TERMINAL = frozenset({Status.COMPLETED, Status.STOPPED, Status.FAILED, Status.INTERRUPTED})
+_ENDS = frozenset(TERMINAL)
+
+#: From each state, the states that may follow it within one attempt.
+CHANGES: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.RUNNING, Status.STOPPING}) | (_ENDS - {Status.COMPLETED}),
+    Status.RUNNING: frozenset({Status.PAUSED, Status.STOPPING}) | _ENDS,
+    Status.PAUSED: frozenset({Status.RUNNING, Status.STOPPING}) | _ENDS,
+    Status.STOPPING: _ENDS,
+    Status.COMPLETED: frozenset(),
+    Status.STOPPED: frozenset(),
+    Status.FAILED: frozenset(),
+    Status.INTERRUPTED: frozenset(),
+}
+
+
+def check_change(old: Status, new: Status) -> None:
+    """Let an allowed change of state pass.
+
+    Raises:
+        StateError: the change is not in the table.
+
+    >>> check_change(Status.QUEUED, Status.RUNNING)
+    """
+    if new not in CHANGES[old]:
+        allowed = ", ".join(sorted(CHANGES[old])) or "none: it is terminal, resuming starts a new attempt"
+        raise StateError(f"a job cannot go from {old} to {new}; allowed from {old}: {allowed}")
+
+
+class ErrorInfo(msgspec.Struct, frozen=True):
+    """What ended a job that did not end well."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Best(msgspec.Struct, frozen=True):
+    """The best value so far of the metric that is watched."""
+
+    metric: str
+    value: float
+    step: int
+    epoch: int = 0
+    mode: str = "min"
+
+
+class CheckpointInfo(msgspec.Struct, frozen=True):
+    """The newest checkpoint: a path relative to the root, and what is needed to verify it."""
+
+    path: str
+    step: int | None = None
+    epoch: int | None = None
+    size_bytes: int | None = None
+    sha256: str | None = None
+    saved_at: float | None = None
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """The versions a job ran with."""
+
+    python: str | None = None
+    torch: str | None = None
+    trainkit: str | None = None
+    git_commit: str | None = None
+
+
+class Throughput(msgspec.Struct, frozen=True):
+    """How fast a job goes."""
+
+    steps_per_s: float
+    rows_per_s: float | None = None
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """One job as its record file tells it.  Times are Unix seconds; ``progress`` goes from 0 to 100."""
+
+    schema_version: int = SCHEMA_VERSION
+    job_id: str
+    name: str
+    status: Status
+    phase: Phase | None = None
+    message: str = ""
+    progress: float = 0.0
+    epoch: int = 0
+    epochs: int | None = None
+    step: int = 0
+    total_steps: int | None = None
+    loss: float | None = None
+    metrics: dict[str, float] = {}
+    best: Best | None = None
+    params: dict[str, Any] = {}
+    runner: str | None = None
+    device: str | None = None
+    attempt: int = 1
+    created_at: float = 0.0
+    started_at: float | None = None
+    updated_at: float | None = None
+    finished_at: float | None = None
+    ended_by: EndedBy | None = None
+    error: ErrorInfo | None = None
+    checkpoint: CheckpointInfo | None = None
+    pid: int | None = None
+    process_started_at: float | None = None
+    boot_id: str | None = None
+    host: str | None = None
+    heartbeat_at: float | None = None
+    resumable: bool = False
+    environment: Environment = Environment()
+    throughput: Throughput | None = None
+
+
+# --- strict JSON ---------------------------------------------------------------------------------
+# The protobuf JSON mapping writes non-finite numbers as these strings; browsers and jq then still
+# read the file on the day the loss diverges.  https://protobuf.dev/programming-guides/json/
+
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def to_plain(value: Any) -> Any:
+    """Return the value with every non-finite float replaced by its string, at any depth.
+
+    >>> to_plain({"loss": float("nan"), "lr": [1.0, float("-inf")]})
+    {'loss': 'NaN', 'lr': [1.0, '-Infinity']}
+    """
+    if type(value) is float:
+        if math.isfinite(value):
+            return value
+        return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(value: Any) -> Any:
+    """Undo :func:`to_plain`.
+
+    >>> from_plain({"loss": "Infinity", "name": "fit"})
+    {'loss': inf, 'name': 'fit'}
+    """
+    if type(value) is str:
+        return _NON_FINITE.get(value, value)
+    if type(value) is dict:
+        return {key: from_plain(item) for key, item in value.items()}
+    if type(value) is list:
+        return [from_plain(item) for item in value]
+    return value
+
+
+def to_jsonable(value: Any) -> Any:
+    """Return a parameter as JSON can hold it: numbers, text, lists and mappings as they are, else its repr.
+
+    >>> to_jsonable({"lr": 0.1, "sizes": (64, 64), "act": len})
+    {'lr': 0.1, 'sizes': [64, 64], 'act': '<built-in function len>'}
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Mapping):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_jsonable(item) for item in value]
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def encode(record: Record) -> bytes:
+    """Return the record as one strict JSON object, UTF-8, with a final newline."""
+    return msgspec.json.encode(to_plain(msgspec.to_builtins(record))) + b"\n"
+
+
+def to_dict(record: Record) -> dict[str, Any]:
+    """Return the record as plain Python values, non-finite floats kept as floats."""
+    return cast("dict[str, Any]", msgspec.to_builtins(record))
+
+
+#: Free text, which must not turn into a number when it happens to read "NaN".
+_TEXT_FIELDS = frozenset({"job_id", "name", "message", "error", "host", "boot_id", "runner", "device"})
+
+
+def decode(data: bytes | str) -> Record:
+    """Read a record of this or of the older shape.
+
+    Args:
+        data: the bytes of the file.
+
+    Raises:
+        RecordError: not JSON, not an object, or a field of a wrong type; the message says which.
+
+    >>> decode('{"job_id": "a", "status": "ERROR", "progress": 3, "created_at": "2025-10-13T02:45:20"}').status
+    <Status.FAILED: 'FAILED'>
+    """
+    try:
+        raw = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise RecordError(f"expected one JSON object, got {type(raw).__name__}")
+    if "schema_version" not in raw:
+        raw = _from_older_shape(raw)
+    elif raw["schema_version"] != SCHEMA_VERSION:
+        raise RecordError(
+            f"schema_version {raw['schema_version']!r} is not known to this trainkit (it reads {SCHEMA_VERSION}); "
+            "upgrade trainkit to read it"
+        )
+    fields = {key: value if key in _TEXT_FIELDS else from_plain(value) for key, value in raw.items()}
+    try:
+        return msgspec.convert(fields, Record)
+    except msgspec.ValidationError as error:
+        raise RecordError(str(error)) from error
+
+
+# --- the older shape -----------------------------------------------------------------------------
+
+_OLDER_STATUS = {"STARTING": "RUNNING", "LOADING": "RUNNING", "ERROR": "FAILED"}
+_OLDER_PHASE = {"STARTING": "starting", "LOADING": "loading"}
+
+
+def _from_older_shape(raw: dict[str, Any]) -> dict[str, Any]:
+    """Bring a record without schema_version into today's fields."""
+    status = raw.get("status")
+    new = {key: value for key, value in raw.items() if value is not None}
+    new["schema_version"] = SCHEMA_VERSION
+    new["name"] = raw.get("name") or raw.get("job_id") or ""
+    new["status"] = _OLDER_STATUS.get(cast("str", status), status)
+    if status in _OLDER_PHASE:
+        new["phase"] = _OLDER_PHASE[cast("str", status)]
+    for key in ("created_at", "finished_at"):
+        if key in new:
+            new[key] = _unix_seconds(new[key], key)
+    if isinstance(new.get("checkpoint"), str):
+        new["checkpoint"] = {"path": new["checkpoint"]}
+    if isinstance(new.get("error"), str):
+        new["error"] = {"type": "Error", "message": new["error"]}
+    return new
+
+
+def _unix_seconds(value: Any, field: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.datetime.fromisoformat(value.replace("Z", "+00:00")).timestamp()
+    except ValueError as error:
+        raise RecordError(f"{field}: expected Unix seconds or an ISO time, got {value!r}") from error
+
+
+# --- JSON Schema ---------------------------------------------------------------------------------
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a record; the file ``record.schema.json`` in the package is this, written down."""
+    schema = msgspec.json.schema(Record)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "trainkit job record"
+    return cast("dict[str, Any]", _allow_non_finite(schema))
+
+
+def _allow_non_finite(node: Any) -> Any:
+    if isinstance(node, dict):
+        if node.get("type") == "number":
+            return {"anyOf": [{**node}, {"enum": list(_NON_FINITE)}]}
+        return {key: _allow_non_finite(item) for key, item in node.items()}
+    if isinstance(node, list):
+        return [_allow_non_finite(item) for item in node]
+    return node

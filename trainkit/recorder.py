@@ -1,0 +1,263 @@
+"""The owner's pen: the one writer of a running job's record, metrics and events.
+
+Training code appends to a deque and goes on; a thread of the recorder writes metrics, refreshes the record
+at most five times a second, and looks for requests twenty times a second.  Changes of state are written at
+once and durably, by whoever makes them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from trainkit.record import Best, Record, Status, Throughput, check_change, to_dict, to_jsonable
+from trainkit.store import Store
+from trainkit.streams import Appender
+
+TICK_S = 0.05
+REFRESH_S = 0.2
+HEARTBEAT_S = 1.0
+_SPEED_WINDOW_S = 10.0
+#: Keys of a metrics line that trainkit sets itself.
+RESERVED = ("attempt", "step", "time")
+
+
+class Recorder:
+    """Writes what happens to one attempt of a job.
+
+    Args:
+        store: where the files are.
+        record: the record to go on from; the recorder keeps and changes it.
+        requests_offset: where the requests of this attempt begin, in bytes.
+        clock: Unix seconds.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        record: Record,
+        *,
+        requests_offset: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.record = record
+        self.clock = clock
+        self.on_request: Callable[[dict[str, Any]], None] = lambda request: None
+        self.before_refresh: Callable[[], None] = lambda: None
+        #: ``(step, epoch, time, values)``; appended by the training thread, emptied by ours.
+        self.pending: deque[tuple[int, int, float, Mapping[str, Any]]] = deque()
+        self.watched: tuple[str, str] = ("val_loss", "min")
+        paths = store.paths(record.job_id)
+        self._metrics = Appender(paths.metrics)
+        self._events = Appender(paths.events)
+        self._requests_offset = requests_offset
+        self._unwritten: list[dict[str, Any]] = []
+        #: The last failure to write, until a write works again.
+        self.trouble: OSError | None = None
+        self._guard = threading.RLock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._refreshed_at = 0.0
+        self._written = b""
+        self._speed: deque[tuple[float, int]] = deque()
+        self._complained: set[str] = set()
+
+    # --- what the owner says ---------------------------------------------------------------------
+
+    def change(self, status: Status, **fields: Any) -> None:
+        """Bring the job into a new state, durably, with an event.
+
+        Raises:
+            StateError: the table of states does not allow it.
+        """
+        with self._guard:
+            check_change(self.record.status, status)
+            was = self.record.status
+            self.record.status = status
+            self._set(fields)
+            self.event("state", status=status, was=was, message=self.record.message)
+            self._write(durable=True)
+
+    def change_from(self, old: Status, status: Status, **fields: Any) -> bool:
+        """Bring the job into a new state if it still is in the old one; return whether it was."""
+        with self._guard:
+            if self.record.status is not old:
+                return False
+            self.change(status, **fields)
+            return True
+
+    def note(self, **fields: Any) -> None:
+        """Change fields of the record; written at the next refresh."""
+        with self._guard:
+            self._set(fields)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event.
+
+        Args:
+            kind: ``state``, ``request``, ``change``, ``checkpoint`` or ``warning``.
+            **fields: what happened, as JSON can hold it.
+        """
+        self.before_refresh()
+        line = {"time": self.clock(), "attempt": self.record.attempt, "step": self.record.step, "event": kind}
+        with self._guard:
+            self._events.append([{**line, **to_jsonable(fields)}])
+
+    def warn(self, message: str) -> None:
+        """Record a warning, once per message."""
+        with self._guard:
+            if message not in self._complained:
+                self._complained.add(message)
+                self.event("warning", message=message)
+
+    def requested(self, *actions: str) -> bool:
+        """Whether one of these has been requested in this attempt.  For use before :meth:`start`."""
+        requests, _ = self.store.requests(self.record.job_id, self._requests_offset)
+        return any(request.get("action") in actions for request in requests)
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start writing in the background."""
+        self._thread = threading.Thread(
+            target=self._write_until_closed, name=f"trainkit-recorder-{self.record.job_id}", daemon=True
+        )
+        self._thread.start()
+
+    def _write_until_closed(self) -> None:
+        while not self._closing.wait(TICK_S):
+            try:
+                self.tick()
+            except OSError as error:
+                # A full disk must not end the training, and may be emptied again: the next tick tries anew,
+                # nothing that was logged is dropped meanwhile, and `close` tells if it never worked again.
+                self.trouble = error
+            else:
+                self.trouble = None
+
+    def tick(self) -> None:
+        """Do one round of the thread's work: requests, metrics, record."""
+        for request in self._new_requests():
+            self.on_request(request)
+        self._drain()
+        now = self.clock()
+        # A clock that was set back must not stop the refreshing.
+        if not 0 <= now - self._refreshed_at < REFRESH_S:
+            with self._guard:
+                self._refresh(now)
+
+    def write_now(self) -> None:
+        """Write the record, for when no thread does it yet."""
+        with self._guard:
+            self._write(durable=False)
+
+    def close(self, status: Status, **fields: Any) -> None:
+        """Write all that is pending and the terminal state, and close the files."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._guard:
+            self._drain()
+            self.before_refresh()
+            self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
+            now = self.clock()
+            self._measure_speed(now)
+            self._metrics.sync()
+            self._set({"phase": None, "finished_at": now, "updated_at": now, "heartbeat_at": now})
+            self.change(status, **fields)
+            self.detach()
+
+    def detach(self) -> None:
+        """Close the files without a word, for somebody else to go on writing."""
+        self._metrics.close()
+        self._events.close()
+
+    # --- details ---------------------------------------------------------------------------------
+
+    def _set(self, fields: Mapping[str, Any]) -> None:
+        for name, value in fields.items():
+            setattr(self.record, name, value)
+
+    def _new_requests(self) -> list[dict[str, Any]]:
+        path = self.store.paths(self.record.job_id).requests
+        try:
+            if path.stat().st_size <= self._requests_offset:
+                return []
+        except FileNotFoundError:
+            self.warn(f"{path} was removed; the job can no longer be asked to stop through it")
+            return []
+        requests, self._requests_offset = self.store.requests(self.record.job_id, self._requests_offset)
+        return requests
+
+    def _drain(self) -> None:
+        lines = self._unwritten
+        attempt = self.record.attempt
+        while self.pending:
+            step, epoch, logged_at, values = self.pending.popleft()
+            numbers = self._numbers(values)
+            if not numbers:
+                continue
+            lines.append({"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **numbers})
+            self.record.metrics = {**self.record.metrics, **numbers}
+            if "loss" in numbers:
+                self.record.loss = numbers["loss"]
+            metric, mode = self.watched
+            if metric in numbers:
+                self._watch(metric, mode, numbers[metric], step, epoch)
+        if lines:
+            self._metrics.append(lines)
+            self._unwritten = []
+
+    def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for name, value in values.items():
+            key = f"{name}_" if name in RESERVED else name
+            try:
+                numbers[key] = float(value)
+            except (TypeError, ValueError):
+                self.warn(
+                    f"run.log({name}=...) got {type(value).__name__}, which is not one number; it was left out. "
+                    "Log a float or a tensor of one element."
+                )
+            if key != name:
+                self.warn(f"run.log({name}=...): the name is taken in the metrics file; it is written as {key!r}")
+        return numbers
+
+    def _watch(self, metric: str, mode: str, value: float, step: int, epoch: int) -> None:
+        best = self.record.best
+        better = best is None or (value < best.value if mode == "min" else value > best.value)
+        if better and value == value:
+            self.record.best = Best(metric=metric, value=value, step=step, epoch=epoch, mode=mode)
+
+    def _measure_speed(self, now: float) -> None:
+        step = self.record.step
+        self._speed.append((now, step))
+        while len(self._speed) > 2 and now - self._speed[0][0] > _SPEED_WINDOW_S:
+            self._speed.popleft()
+        since, first = self._speed[0]
+        if now - since > 0.1 and step > first:
+            old = self.record.throughput
+            rows = old.rows_per_s if old else None
+            self.record.throughput = Throughput(steps_per_s=(step - first) / (now - since), rows_per_s=rows)
+
+    def _refresh(self, now: float) -> None:
+        self.before_refresh()
+        self._measure_speed(now)
+        self._refreshed_at = now
+        seen = msgspec.json.encode(to_dict(self.record))
+        stale = now - (self.record.heartbeat_at or 0.0)
+        if seen != self._written or not 0 <= stale < HEARTBEAT_S:
+            self.record.updated_at = self.record.heartbeat_at = now
+            self._write(durable=False)
+
+    def _write(self, *, durable: bool) -> None:
+        now = self.clock()
+        self.record.updated_at = self.record.heartbeat_at = now
+        self.store.write_record(self.record, durable=durable)
+        self._written = msgspec.json.encode(to_dict(self.record))

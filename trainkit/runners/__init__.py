@@ -1,0 +1,51 @@
+"""Where jobs run.  A runner is one small module with three functions: submit, poll, kill.
+
+To add one, write the module and name it in :data:`RUNNERS` and in the contract test.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol, cast
+
+from trainkit.errors import OptionError, did_you_mean
+from trainkit.locks import FileLock
+from trainkit.record import Record
+from trainkit.slots import Ticket
+from trainkit.store import Store
+from trainkit.task import Task
+
+#: The name that users type, and the module.
+RUNNERS = {"thread": "trainkit.runners.thread", "process": "trainkit.runners.process"}
+
+
+class Runner(Protocol):
+    """The contract."""
+
+    def submit(self, store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket) -> None:
+        """Take over a job whose files are made, and return at once.
+
+        From here on the runner holds the owner's lock and the place in the queue, until the job has ended.
+        """
+
+    def poll(self, store: Store, record: Record) -> bool | None:
+        """Whether somebody runs the job; None if that cannot be known from here."""
+
+    def kill(self, store: Store, record: Record) -> None:
+        """End the job's processes now.
+
+        Raises:
+            RunnerError: this runner has no process of its own to kill.
+        """
+
+
+def runner(name: str) -> Runner:
+    """Return a runner by its name.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if name not in RUNNERS:
+        allowed = ", ".join(map(repr, RUNNERS))
+        raise OptionError(f"runner={name!r} is not known{did_you_mean(str(name), RUNNERS)}; runners: {allowed}")
+    return cast("Runner", importlib.import_module(RUNNERS[name]))

@@ -1,0 +1,94 @@
+"""Runs a job in a fresh interpreter of its own session: survives the kernel, can be killed, needs pickling.
+
+The kernel is never forked.  It starts a supervisor, which holds the owner's lock from its first instant
+because the descriptor is handed to it, and which starts the worker when it is the job's turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+
+from trainkit.errors import RunnerError
+from trainkit.locks import FileLock
+from trainkit.owners import is_running
+from trainkit.record import Record
+from trainkit.slots import Ticket
+from trainkit.store import Store, write_atomically
+from trainkit.task import Task, dump_task
+
+#: A task above this size is written with a warning: everything the function mentions travels along.
+LARGE_TASK_BYTES = 100_000_000
+
+
+def submit(store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket) -> None:
+    """Start the job's supervisor.
+
+    Raises:
+        TaskError: the function cannot be pickled.
+        RunnerError: not on this system.
+    """
+    if os.name != "posix":
+        raise RunnerError("runner='process' needs Linux or macOS; use runner='thread' on this system")
+    paths = store.paths(record.job_id)
+    data = dump_task(task)
+    write_atomically(paths.task, data, durable=False)
+    arguments = (store.root, record.job_id, lock.fd, ticket.fd, ticket.path, len(data))
+    with open(paths.output, "ab") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-m", "trainkit.runners.supervisor", *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(lock.fd, ticket.fd),
+            env=_environment(),
+        )
+    lock.close()
+    ticket.hand_over()
+    # Reaps the supervisor when it has ended; as long as this process lives, nobody else can.
+    threading.Thread(target=supervisor.wait, name=f"trainkit-reap-{record.job_id}", daemon=True).start()
+
+
+def poll(store: Store, record: Record) -> bool | None:
+    """Whether the worker or its supervisor lives."""
+    return store.is_owned(record)
+
+
+def kill(store: Store, record: Record) -> None:
+    """Kill the worker's whole session; the supervisor then writes how it ended."""
+    handle = store.handle(record.job_id)
+    workers = handle.processes[1:] if handle else []
+    for worker in workers:
+        running = is_running(worker)
+        if running is None:
+            raise RunnerError(f"job {record.job_id!r} runs on {worker.host}; kill it there")
+        if running:
+            kill_session(worker.pid)
+
+
+def kill_session(pid: int) -> None:
+    """Kill the processes of a session leader's group, also those that it has left behind."""
+    with contextlib.suppress(ProcessLookupError):  # the last of them ended a moment ago, as was wanted
+        os.killpg(pid, signal.SIGKILL)
+
+
+def kill_descendants(pid: int) -> None:
+    """Kill every process below one, whatever session it is in."""
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # as in kill_session
+            child.kill()
+
+
+def _environment() -> dict[str, str]:
+    """The environment of this process, less what only makes sense inside a notebook's kernel."""
+    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    if "inline" in environment.get("MPLBACKEND", ""):
+        environment["MPLBACKEND"] = "agg"
+    return environment

@@ -1,0 +1,104 @@
+"""Runs a job in a background thread of this process: starts at once, shares live objects, cannot be killed.
+
+When the interpreter ends, a plain script waits for its jobs, as for any thread; a notebook's kernel asks
+them to stop and save, since whoever shuts down a kernel is not waiting.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextvars
+import sys
+import threading
+from collections import OrderedDict
+
+from trainkit.errors import RunnerError
+from trainkit.locks import FileLock
+from trainkit.output import captured
+from trainkit.owners import this_process
+from trainkit.record import Record
+from trainkit.recorder import Recorder
+from trainkit.runners.queueing import wait_in_queue
+from trainkit.slots import Ticket
+from trainkit.store import Handle, Store
+from trainkit.task import Task
+from trainkit.worker import Outcome, work
+
+#: How long an ending kernel waits for its jobs to save.
+EXIT_GRACE_S = 10.0
+#: How many ended jobs keep what they returned for whoever asks later.
+_KEPT_OUTCOMES = 16
+
+_outcomes: OrderedDict[str, Outcome] = OrderedDict()
+_threads: dict[str, threading.Thread] = {}
+
+
+def submit(store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket) -> None:
+    """Start the job's thread."""
+    store.write_handle(record.job_id, Handle(runner="thread", processes=[this_process()]))
+    outcome = Outcome()
+    _outcomes[_key(store, record)] = outcome
+    # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
+    # LookupError without it), and it is a copy, so that nothing set there comes back into the notebook.
+    context = contextvars.copy_context()
+    thread = threading.Thread(
+        target=context.run,
+        args=(_run, store, record, task, outcome, lock, ticket),
+        name=f"trainkit-{record.job_id}",
+        daemon=_interactive(),
+    )
+    _threads[_key(store, record)] = thread
+    thread.start()
+
+
+def poll(store: Store, record: Record) -> bool | None:
+    """Whether this process, or the one that launched the job, still holds it."""
+    return store.is_owned(record)
+
+
+def kill(store: Store, record: Record) -> None:
+    """Refuse: a thread cannot be killed."""
+    raise RunnerError(
+        f"job {record.job_id!r} runs in a thread, which cannot be killed; stop() ends it at its next step. "
+        "For code that may hang, use runner='process', or restart the kernel."
+    )
+
+
+def outcome_of(store: Store, record: Record) -> Outcome | None:
+    """Return what a thread job of this very process returned or raised, if it is still known."""
+    return _outcomes.get(_key(store, record))
+
+
+def _key(store: Store, record: Record) -> str:
+    return f"{store.root}:{record.job_id}:{record.attempt}"
+
+
+def _run(store: Store, record: Record, task: Task, outcome: Outcome, lock: FileLock, ticket: Ticket) -> None:
+    recorder = Recorder(store, record)
+    try:
+        store.write_record(record, durable=True)
+        with captured(store.paths(record.job_id).output):
+            if wait_in_queue(recorder, ticket):
+                work(recorder, task, outcome)
+    finally:
+        ticket.close()
+        lock.close()
+        outcome.settled.set()
+        _threads.pop(_key(store, record), None)
+        while len(_outcomes) > _KEPT_OUTCOMES and next(iter(_outcomes.values())).settled.is_set():
+            _outcomes.popitem(last=False)
+
+
+def _interactive() -> bool:
+    """Whether somebody sits in front of this interpreter (IPython sets ``sys.ps1`` too)."""
+    return hasattr(sys, "ps1") or bool(sys.flags.interactive)
+
+
+@atexit.register
+def _stop_all() -> None:
+    """A thread that is inside torch when the interpreter is torn down aborts the process: have it end first."""
+    for key, thread in list(_threads.items()):
+        outcome = _outcomes.get(key)
+        if outcome is not None and outcome.run is not None:
+            outcome.run.receive({"action": "shutdown"})
+        thread.join(EXIT_GRACE_S)

@@ -1,0 +1,124 @@
+"""A function and its arguments, as they travel: pickled by value, with errors that name what cannot go."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import linecache
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import msgspec
+
+from trainkit.errors import TaskError
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a job runs: ``function(run, **arguments)``.
+
+    ``params`` is what is shown of the arguments and can be changed live; arguments may hold more, a table say.
+    """
+
+    function: Callable[..., Any]
+    arguments: dict[str, Any]
+
+
+def dump_task(task: Task) -> bytes:
+    """Pickle a task by value, with what a fresh interpreter needs to load it.
+
+    Raises:
+        TaskError: something cannot be pickled; the message names it.
+    """
+    try:
+        body: bytes = cloudpickle.dumps((task.function, task.arguments))
+    except Exception as error:  # pickling runs the code of any class, which may raise anything
+        raise TaskError(_explain(task, error)) from error
+    return pickle.dumps(
+        {
+            "sys_path": list(sys.path),
+            "folder": os.getcwd(),
+            "sources": _sources(task.function),
+            "body": body,
+        }
+    )
+
+
+def load_task(data: bytes) -> Task:
+    """Undo :func:`dump_task`, in a process where nothing has been set up yet."""
+    envelope = pickle.loads(data)
+    sys.path[:] = [*envelope["sys_path"], *(path for path in sys.path if path not in envelope["sys_path"])]
+    for name, lines in envelope["sources"].items():
+        # The cells of a notebook are no files; without this, tracebacks from them would show no code.
+        linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+    function, arguments = pickle.loads(envelope["body"])
+    return Task(function, arguments)
+
+
+def dump_outcome(value: Any, error: BaseException | None, *, returned: bool) -> bytes:
+    """Pickle what a function returned or raised.
+
+    Raises:
+        TaskError: it cannot be pickled.
+    """
+    try:
+        data: bytes = cloudpickle.dumps((value, error, returned))
+        return data
+    except Exception as failure:  # as in dump_task
+        what = "raised" if error is not None else "returned"
+        thing = type(error if error is not None else value).__name__
+        raise TaskError(f"what the function {what}, a {thing}, cannot be pickled: {failure}") from failure
+
+
+def load_outcome(path: Path) -> tuple[Any, BaseException | None, bool]:
+    """Read what :func:`dump_outcome` wrote.  It is a pickle of the user's own job: load only what you ran."""
+    value, error, returned = pickle.loads(path.read_bytes())
+    return value, error, returned
+
+
+def describe(function: Callable[..., Any]) -> str:
+    """Return a name for a function, whatever callable it is.
+
+    >>> describe(print)
+    'print'
+    """
+    return getattr(function, "__name__", None) or type(function).__name__
+
+
+def _sources(function: Callable[..., Any]) -> dict[str, list[str]]:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None or os.path.exists(code.co_filename):
+        return {}
+    lines = linecache.getlines(code.co_filename)
+    return {code.co_filename: lines} if lines else {}
+
+
+def _explain(task: Task, error: Exception) -> str:
+    name = describe(task.function)
+    for place, value in _parts(task):
+        try:
+            cloudpickle.dump(value, io.BytesIO())
+        except Exception as cause:  # noqa: BLE001 - as in dump_task
+            return (
+                f"{name!r} cannot run in another process: its {place} is a {type(value).__module__}."
+                f"{type(value).__qualname__}, which cannot be pickled ({cause}). "
+                "Make it inside the function, pass it as something simpler, or use runner='thread'."
+            )
+    return f"{name!r} cannot run in another process: {error}. Use runner='thread', which shares live objects."
+
+
+def _parts(task: Task) -> Iterator[tuple[str, Any]]:
+    """All that travels with a task, each with its name."""
+    for name, value in task.arguments.items():
+        yield f"argument {name!r}", value
+    function = inspect.unwrap(task.function)
+    if inspect.isfunction(function):
+        found = inspect.getclosurevars(function)
+        for name, value in found.nonlocals.items():
+            yield f"enclosed variable {name!r}", value
+        for name, value in found.globals.items():
+            yield f"global variable {name!r}", value

@@ -1,0 +1,208 @@
+"""What to show of a job, decided once.  Panels, text, command line and HTTP only draw it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trainkit.record import Record, Status
+
+#: Endings of metric names that mean "the same quantity, on validation rows".
+_VALIDATION_PREFIX = "val_"
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that can be asked of a job."""
+
+    name: str
+    label: str
+    explains: str
+
+
+_ACTIONS = {
+    "pause": Action("pause", "Pause", "Wait after the current step"),
+    "resume": Action("resume", "Resume", "Go on from where it was"),
+    "finish": Action("finish", "Finish", "End early: validate, export, complete"),
+    "stop": Action("stop", "Stop", "Save and end after the current step"),
+    "kill": Action("kill", "Kill", "End its process at once; what was not saved is lost"),
+}
+
+
+def actions(record: Record) -> list[Action]:
+    """Return what can be asked of a job in its state, in the order of buttons."""
+    killable = ["kill"] if record.runner not in (None, "thread") else []
+    names = {
+        Status.QUEUED: ["stop"],
+        Status.RUNNING: ["pause", "finish", "stop", *killable],
+        Status.PAUSED: ["resume", "finish", "stop", *killable],
+        Status.STOPPING: killable,
+    }.get(record.status, [])
+    if record.status in (Status.STOPPED, Status.FAILED, Status.INTERRUPTED) and record.resumable:
+        names = ["resume"]
+    return [_ACTIONS[name] for name in names]
+
+
+@dataclass(frozen=True)
+class View:
+    """What people want to know of a job, as text pieces.
+
+    ``facts`` and ``numbers`` are pairs of a label and a value, in the order in which they should be read.
+    """
+
+    name: str
+    status: Status
+    headline: str
+    message: str
+    progress: float
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    numbers: list[tuple[str, str]] = field(default_factory=list)
+    actions: list[Action] = field(default_factory=list)
+
+
+def view(record: Record, *, now: float | None = None) -> View:
+    """Decide what to show.
+
+    Args:
+        record: as :meth:`trainkit.store.Store.observe` returns it.
+        now: Unix seconds, to show how long things took; without it nothing is shown that differs
+            between two equal runs.
+    """
+    facts: list[tuple[str, str]] = []
+    if record.best is not None:
+        at = f"epoch {record.best.epoch}" if record.best.epoch else f"step {record.best.step}"
+        facts.append(("best", f"{record.best.metric} {number(record.best.value)} at {at}"))
+    facts.append(("runner", " on ".join(filter(None, [record.runner or "none", record.device]))))
+    if now is not None:
+        if record.throughput:
+            facts.append(("throughput", f"{number(record.throughput.steps_per_s)} steps/s"))
+        if record.started_at is not None:
+            until = record.finished_at if record.status.terminal else now
+            facts.append(
+                ("took" if record.finished_at else "running for", duration((until or now) - record.started_at))
+            )
+        if (left := eta_s(record)) is not None:
+            facts.append(("time left", duration(left)))
+    return View(
+        name=record.name,
+        status=record.status,
+        headline=headline(record),
+        message=record.message,
+        progress=record.progress,
+        facts=facts,
+        numbers=[(name, number(value)) for name, value in paired(record.metrics)],
+        actions=actions(record),
+    )
+
+
+def headline(record: Record) -> str:
+    """Return where a job is, in a few words.
+
+    >>> headline(Record(job_id="a", name="a", status=Status.RUNNING, epoch=3, epochs=20, step=120, total_steps=800))
+    'epoch 3/20 · step 120/800'
+    """
+    parts = []
+    if record.epoch:
+        parts.append(f"epoch {record.epoch}/{record.epochs}" if record.epochs else f"epoch {record.epoch}")
+    if record.step:
+        parts.append(f"step {record.step}/{record.total_steps}" if record.total_steps else f"step {record.step}")
+    if record.phase and record.status is Status.RUNNING and record.phase != "training":
+        parts.append(str(record.phase))
+    return " · ".join(parts)
+
+
+def text(record: Record, *, now: float | None = None, job_id: bool = False) -> str:
+    """Draw a job as a few lines for a terminal or a stored output.
+
+    Args:
+        record: the job.
+        now: Unix seconds; without it no times are shown.
+        job_id: also show the id.
+    """
+    seen = view(record, now=now)
+    first = f"{seen.name}: {seen.status}"
+    if seen.headline:
+        first += f" · {seen.headline}"
+    lines = [first]
+    if job_id:
+        lines.append(f"  id: {record.job_id}")
+    if seen.message:
+        lines.append(f"  {seen.message}")
+    if seen.numbers:
+        lines.append("  " + "  ".join(f"{name} {value}" for name, value in seen.numbers))
+    lines += [f"  {label}: {value}" for label, value in seen.facts]
+    if record.error is not None and record.error.traceback:
+        lines += ["", record.error.traceback.rstrip()]
+    return "\n".join(lines)
+
+
+def eta_s(record: Record) -> float | None:
+    """Return the seconds that are left at the present speed, if both are known."""
+    if record.status.terminal or not record.total_steps or not record.throughput:
+        return None
+    if record.throughput.steps_per_s <= 0:
+        return None
+    return max(0.0, (record.total_steps - record.step) / record.throughput.steps_per_s)
+
+
+def paired(metrics: Mapping[str, float]) -> Iterable[tuple[str, float]]:
+    """Yield the metrics with each ``val_`` one behind its training twin.
+
+    >>> [name for name, _ in paired({"loss": 1, "accuracy": 1, "val_loss": 1})]
+    ['loss', 'val_loss', 'accuracy']
+    """
+    for names in groups(metrics).values():
+        for name in names:
+            yield name, metrics[name]
+
+
+def groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """Group metric names that belong on one chart: a metric and its validation twin.
+
+    >>> groups(["loss", "accuracy", "val_loss"])
+    {'loss': ['loss', 'val_loss'], 'accuracy': ['accuracy']}
+    """
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(name.removeprefix(_VALIDATION_PREFIX), []).append(name)
+    return {name: sorted(members, key=lambda member: member.startswith("val_")) for name, members in found.items()}
+
+
+def number(value: float) -> str:
+    """Return a number as people read it: four significant digits.
+
+    >>> number(0.98765432), number(12345.678), number(3.0), number(1.2e-7)
+    ('0.9877', '12346', '3', '1.2e-07')
+    """
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span as people say it.
+
+    >>> duration(0.4), duration(75), duration(7260)
+    ('0.4 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
+    """Draw rows as aligned plain text.
+
+    >>> print(table([["fit", "RUNNING"]], ["name", "state"]))
+    name  state
+    fit   RUNNING
+    """
+    everything = [list(header), *map(list, rows)]
+    widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in everything
+    )

@@ -1,0 +1,204 @@
+"""Runs a job to its end and says how it ended.  The same in a thread and in a process of its own.
+
+``python -m trainkit.worker ROOT JOB_ID LOCK_FD`` is the process that a supervisor starts.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import trainkit
+from trainkit.checkpoints import exported, save
+from trainkit.errors import TaskError
+from trainkit.locks import FileLock
+from trainkit.owners import this_process
+from trainkit.paths import JobPaths
+from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Status
+from trainkit.recorder import Recorder
+from trainkit.run import Run, StopRun
+from trainkit.store import Store, write_atomically
+from trainkit.task import Task, dump_outcome, load_task
+
+
+class Outcome:
+    """What a function returned or raised, in the process where it ran."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.returned = False
+        self.error: BaseException | None = None
+        self.run: Run | None = None
+        self.settled = threading.Event()
+
+
+def work(
+    recorder: Recorder,
+    task: Task,
+    outcome: Outcome,
+    *,
+    keep_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> None:
+    """Run a task until it ends, and write its terminal state.
+
+    Args:
+        recorder: holds the record of a queued job; closed at the end.
+        task: what to run.
+        outcome: filled with what came out.
+        keep_outcome: called before the terminal state is published, so that whoever sees the state finds
+            the outcome too.
+    """
+    run = Run(recorder, recorder.record.params)
+    outcome.run = run
+    recorder.on_request = run.receive
+    recorder.before_refresh = run.report
+    identity = this_process()
+    recorder.change(
+        Status.RUNNING,
+        phase=Phase.STARTING,
+        message="",
+        started_at=recorder.clock(),
+        pid=identity.pid,
+        process_started_at=identity.started_at,
+        boot_id=identity.boot_id,
+        host=identity.host,
+    )
+    recorder.start()
+    _note_environment(recorder)
+    try:
+        ending = _run_to_the_end(run, recorder, task, outcome)
+    finally:
+        outcome.settled.set()
+    keep_outcome(outcome)
+    recorder.close(**ending)
+
+
+def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> dict[str, Any]:
+    """Call the function and save what it leaves.  Returns the fields of the terminal state."""
+    paths = recorder.store.paths(run.job_id)
+    stopped = False
+    try:
+        try:
+            outcome.value = task.function(run, **task.arguments)
+            outcome.returned = True
+            stopped = run.stopped
+        except StopRun:
+            stopped = True
+        recorder.note(phase=Phase.FINALIZING)
+        if stopped and run.tracked:
+            run.checkpoint()
+        usable = _save_model(paths, outcome.value, run.tracked.get("model"))
+    except KeyboardInterrupt as interrupt:
+        outcome.error = interrupt
+        return _ended(Status.INTERRUPTED, EndedBy.SIGNAL, "interrupted", _error_info(interrupt))
+    except BaseException as error:  # noqa: BLE001 - the boundary of user code: all it raises is told
+        outcome.error = error
+        info = _error_info(error)
+        first_line = (info.message.splitlines() or [""])[0]
+        return _ended(Status.FAILED, EndedBy.EXCEPTION, f"{info.type}: {first_line}".rstrip(": "), info)
+    if stopped and run.ended_by is EndedBy.LOST:
+        saved = "; what it had is saved" if run.tracked else ""
+        return _ended(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
+    if stopped and not (run.finishing and usable):
+        return _ended(Status.STOPPED, EndedBy.USER, "stopped on request" + ("; model saved" if usable else ""))
+    message = recorder.record.message
+    if run.ended_by is EndedBy.USER:
+        message = "finished early on request" if run.finishing else "ran to its end before the request took effect"
+    ended_by = EndedBy.EPOCHS if run.ended_by is EndedBy.USER and not run.finishing else run.ended_by
+    return _ended(Status.COMPLETED, ended_by, message) | {"progress": 100.0}
+
+
+def _ended(status: Status, ended_by: EndedBy, message: str, error: ErrorInfo | None = None) -> dict[str, Any]:
+    return {"status": status, "ended_by": ended_by, "message": message, "error": error}
+
+
+def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
+    """Write the model file, if there is a model; what was returned goes before what is tracked."""
+    for candidate in (returned, tracked):
+        content = None if candidate is None else exported(candidate)
+        if content is not None:
+            save(paths.model, content)
+            return True
+    return False
+
+
+def _error_info(error: BaseException) -> ErrorInfo:
+    """Describe an exception, with the traceback from the user's code on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    lines = traceback.format_exception(type(error), error, trace)
+    return ErrorInfo(type=type(error).__name__, message=str(error), traceback="".join(lines))
+
+
+def _note_environment(recorder: Recorder) -> None:
+    """Find out the versions beside the training: git alone takes some milliseconds."""
+
+    def find_out() -> None:
+        environment = Environment(
+            python=platform.python_version(),
+            torch=_version("torch"),
+            trainkit=trainkit.__version__,
+            git_commit=_git_commit(),
+        )
+        recorder.note(environment=environment)
+
+    threading.Thread(target=find_out, name="trainkit-environment", daemon=True).start()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # no git here, which is what the empty field means
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def main(arguments: list[str]) -> None:
+    """Be the process of one job."""
+    root, job_id, lock_fd = arguments
+    store = Store(root)
+    paths = store.paths(job_id)
+    # Held, not used: the job has an owner as long as this process or its supervisor lives.
+    FileLock.inherited(int(lock_fd), paths.owner_lock)
+    handle = store.handle(job_id)
+    recorder = Recorder(store, store.read(job_id), requests_offset=handle.requests_offset if handle else 0)
+    outcome = Outcome()
+
+    def keep(outcome: Outcome) -> None:
+        try:
+            data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned)
+        except TaskError as error:
+            recorder.warn(f"{error}; job.result() cannot bring it back")
+        else:
+            write_atomically(paths.result, data, durable=False)
+
+    try:
+        task = load_task(paths.task.read_bytes())
+    except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
+        recorder.close(
+            **_ended(
+                Status.FAILED, EndedBy.EXCEPTION, f"the function could not be loaded: {error}", _error_info(error)
+            )
+        )
+        return
+    work(recorder, task, outcome, keep_outcome=keep)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
