@@ -1,0 +1,264 @@
+"""CSV and TSV, as RFC 4180 has them, and nothing that only looks like it.
+
+Arrow parses; around it stand checks for what Arrow reads without a word: a closing quote followed by
+text, blank lines, leading zeros, hexadecimal, infinities.  When Arrow or a check refuses, a slower
+scan of the rows finds the physical line and the column for the message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from trainkit.errors import TableError
+from trainkit.tabular import cells
+
+QUOTE, LF, CR = 34, 10, 13
+CHUNK = 1 << 22
+BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r")
+NEWLINE = re.compile(rb"\r\n|\r|\n")
+STRAY_QUOTE = 'a quote inside an unquoted field; write the field as "5"" pipe", or pass quoting=False'
+AFTER_QUOTE = 'text after a closing quote; expected the delimiter or the end of the line, or "" for a quote'
+UNCLOSED_QUOTE = 'a quote that is never closed; expected " at the end of the field'
+
+
+def parse_delimited(data: bytes, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool) -> pa.Table:
+    """Parse UTF-8 text with a header line into typed columns.
+
+    Args:
+        data: the whole file, UTF-8, not empty.
+        file: its name, for messages.
+        delimiter: one ASCII character.
+        missing: words read as missing, besides the empty field.
+        quoting: whether ``"`` quotes.
+
+    Raises:
+        TableError: with the physical line and the column.
+    """
+    return _Delimited(data, file, delimiter, missing, quoting).parse()
+
+
+def line_of_record(data: bytes, file: Path, delimiter: str, record: int) -> int | None:
+    """Return the physical line where a record begins; the header is record 0."""
+    rows = _Delimited(data, file, delimiter, (), True).rows()
+    return next((line for number, (line, _, _) in enumerate(rows) if number == record), None)
+
+
+class _Delimited:
+    def __init__(self, data: bytes, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool) -> None:
+        self.file, self.delimiter, self.missing = file, delimiter, missing
+        self.data = data
+        self.stop = len(data)  # where the last row ends, before its newline
+        while self.stop and data[self.stop - 1] in (LF, CR):
+            self.stop -= 1
+        self.quoted = quoting and b'"' in data
+        self.names: list[str] = []
+
+    def parse(self) -> pa.Table:
+        if self.stop == 0 or self.data[0] in (LF, CR):
+            raise self.error("an empty line; expected column names", 1)
+        if self.quoted:
+            self._check_quotes()
+        else:
+            blank = BLANK_LINE.search(self.data, 0, self.stop)
+            if blank is not None:
+                raise self._blank_line(blank.start() + 1)
+        _, self.names, end = next(self.rows())
+        self._check_names()
+        if end >= self.stop:
+            raise self.error("a header and no rows; expected at least one row", 1)
+        if len(self.names) == 1 and len(NEWLINE.findall(self.data, self.stop)) > 1:
+            # In a one-column table a blank last line could be a missing value: not for us to guess.
+            raise self._blank_line(self.stop + 1)
+        body = pa.py_buffer(self.data).slice(end, self.stop - end)
+        return self._exactly(self._arrow(body, {}, None), body)
+
+    def _exactly(self, table: pa.Table, body: pa.Buffer) -> pa.Table:
+        """Redo from text every column whose values cannot vouch for what was written."""
+        doubtful = self._has_doubtful_numbers()
+        again = []
+        for name, column in zip(self.names, table.columns, strict=True):
+            number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+            missing = self.quoted and pa.types.is_string(column.type) and self._has_quoted_missing(column)
+            if (doubtful and number) or missing or pa.types.is_time(column.type) or cells.is_inexact(column):
+                again.append(name)
+        if not again:
+            return table
+        texts = self._arrow(body, {name: pa.string() for name in again}, again)
+        for name in again:
+            table = table.set_column(self.names.index(name), name, self._meaning(texts.column(name)))
+        return table
+
+    def _has_doubtful_numbers(self) -> bool:
+        """Look for a field that starts like 007, +5, 0x10 or -01, which Arrow would read as a number."""
+        text = np.frombuffer(self.data, np.uint8)
+        mark = ord(self.delimiter)
+        starts = np.zeros(256, bool)
+        starts[[mark, LF, CR, QUOTE, ord(" "), ord("\t")]] = True
+        follows = np.zeros(256, bool)
+        follows[[*b"0123456789xX"]] = True
+        for begin in range(0, len(text), CHUNK):
+            part = text[begin : begin + CHUNK + 3]  # overlaps the next one
+            zeros = np.flatnonzero((part[2:-1] == ord("0")) & ((part[1:-2] < ord(".")) | (part[1:-2] == mark))) + 2
+            zeros = zeros[follows[part[zeros + 1]]]
+            before = np.where(part[zeros - 1] == ord("-"), part[zeros - 2], part[zeros - 1])
+            plus = np.flatnonzero(part[1:] == ord("+")) + 1
+            if starts[before].any() or starts[part[plus - 1]].any():
+                return True
+        return False
+
+    def _has_quoted_missing(self, column: pa.ChunkedArray) -> bool:
+        words = pa.array(["", *self.missing], pa.string())
+        return bool(pc.any(pc.is_in(column, value_set=words)).as_py())
+
+    def _meaning(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+        for words in ([*self.missing], ["", *self.missing]):
+            there = pc.is_in(texts, value_set=pa.array(words, pa.string()))
+            column = cells.infer(pc.if_else(there, pa.scalar(None, pa.string()), texts))
+            if not pa.types.is_string(column.type):
+                break
+        else:
+            # Text after all: there a quoted empty field is an empty text, unless "" was named as missing.
+            there = pc.is_in(texts, value_set=pa.array([*self.missing], pa.string()))
+            column = pc.if_else(there, pa.scalar(None, pa.string()), texts)
+        return column
+
+    def _arrow(self, body: pa.Buffer, types: dict[str, pa.DataType], include: list[str] | None) -> pa.Table:
+        block = 1 << 22
+        while True:
+            try:
+                return pyarrow.csv.read_csv(
+                    pa.BufferReader(body),
+                    read_options=pyarrow.csv.ReadOptions(
+                        column_names=self.names, block_size=min(block, 2**31 - 1)
+                    ),
+                    parse_options=pyarrow.csv.ParseOptions(
+                        delimiter=self.delimiter,
+                        quote_char='"' if self.quoted else False,
+                        newlines_in_values=self.quoted,
+                        ignore_empty_lines=False,
+                    ),
+                    convert_options=pyarrow.csv.ConvertOptions(
+                        null_values=["", *self.missing],
+                        strings_can_be_null=True,
+                        quoted_strings_can_be_null=False,
+                        true_values=["True", "true"],
+                        false_values=["False", "false"],
+                        column_types=types,
+                        include_columns=include or [],
+                    ),
+                )
+            except pa.ArrowInvalid as error:
+                if "straddling" in str(error) and block < body.size:
+                    block *= 16  # one row is longer than a block
+                    continue
+                raise self._ragged(error) from None
+
+    # ---- finding the place -------------------------------------------------------------------------
+
+    def error(self, message: str, line: int, column: str | int | None = None) -> TableError:
+        where = f", column {column!r}" if column is not None else ""
+        return TableError(f"{self.file}, line {line}{where}: {message}", path=self.file, line=line, column=column)
+
+    def rows(self, stop: int | None = None) -> Iterator[tuple[int, list[str], int]]:
+        """Yield (physical line of its start, fields, byte offset of its end) of each record; exact and slow."""
+        stop = self.stop if stop is None else stop
+        mark_byte = self.delimiter.encode()
+        mark = re.escape(mark_byte)
+        plain = rb'[^%s"\r\n]*' % mark if self.quoted else rb"[^%s\r\n]*" % mark
+        quoted = rb'"((?:[^"]|"")*)"' if self.quoted else rb"(?!)()"
+        token = re.compile(rb"(?:" + quoted + rb"|(" + plain + rb"))(" + mark + rb"|\r\n|\r|\n|\Z)")
+        position, line, start, fields = 0, 1, 1, cast(list[str], [])
+        while position < stop:
+            match = token.match(self.data, position, stop)
+            if match is None:  # the structure was checked before: cannot happen
+                raise self.error("cannot be split into fields", line)
+            inner, bare, end = match.groups()
+            if inner is not None:
+                fields.append(inner.replace(b'""', b'"').decode())
+                line += len(NEWLINE.findall(inner))
+            else:
+                fields.append(bare.decode())
+            position = match.end()
+            if end != mark_byte:
+                yield start, fields, position
+                line += 1
+                start, fields = line, []
+        if fields:  # the text ends with a delimiter
+            yield start, [*fields, ""], position
+
+    def _check_quotes(self) -> None:
+        """Check that every quote opens, closes or is doubled, and that no line between rows is blank."""
+        text = np.frombuffer(self.data, np.uint8, self.stop)
+        outside = np.zeros(256, bool)
+        outside[[ord(self.delimiter), LF, CR, QUOTE]] = True
+        seen = 0
+        for start in range(0, self.stop, CHUNK):
+            quotes = np.flatnonzero(text[start : start + CHUNK] == QUOTE) + start
+            # Quotes alternate: one opens (or is the second of a pair), the next closes (or is the first).
+            opening, closing = quotes[seen % 2 :: 2], quotes[1 - seen % 2 :: 2]
+            stray = opening[~(outside[text[np.maximum(opening - 1, 0)]] | (opening == 0))]
+            after = closing[~(outside[text[np.minimum(closing + 1, self.stop - 1)]] | (closing == self.stop - 1))]
+            if len(stray) or len(after):
+                first = min([*stray[:1].tolist(), *after[:1].tolist()])
+                raise self._wrong_quote(first, STRAY_QUOTE if first in stray[:1] else AFTER_QUOTE)
+            for blank in BLANK_LINE.finditer(self.data, start, min(start + CHUNK + 1, self.stop)):
+                if (seen + int(np.searchsorted(quotes, blank.start()))) % 2 == 0:
+                    raise self._blank_line(blank.start() + 1)
+            seen += len(quotes)
+        if seen % 2:
+            # The last quote that follows a delimiter or newline is most likely the one left open.
+            raise self._wrong_quote(self.data.rfind(b'"', 0, self.stop), UNCLOSED_QUOTE)
+
+    def _wrong_quote(self, offset: int, message: str) -> TableError:
+        line = self._line_at(offset)
+        start, fields = line, [""]
+        if self.data[offset - 1 : offset] not in (b"\n", b"\r"):
+            # Up to and with a closing quote the text is sound, up to and without a stray or open one likewise.
+            sound = offset + 1 if message == AFTER_QUOTE else offset
+            *_, (start, fields, _) = self.rows(sound)
+        names = self._first_line()
+        column = names[len(fields) - 1] if start > 1 and len(fields) <= len(names) else len(fields)
+        begins = f" (this row begins at line {start}: is a quote left open there?)" if start != line else ""
+        return self.error(message + begins, line, column)
+
+    def _line_at(self, offset: int) -> int:
+        return len(NEWLINE.findall(self.data, 0, offset)) + 1
+
+    def _first_line(self) -> list[str]:
+        line = re.split(rb"\r|\n", self.data, maxsplit=1)[0].decode()
+        return [name.strip('"') for name in line.split(self.delimiter)]
+
+    def _blank_line(self, offset: int) -> TableError:
+        line = self._line_at(offset)
+        hint = '; write "" for a missing value' if len(self._first_line()) == 1 else ""
+        return self.error(f"an empty line between rows; remove it{hint}", line)
+
+    def _check_names(self) -> None:
+        for position, name in enumerate(self.names):
+            if not name.strip():
+                raise self.error(f"column {position + 1} has no name; give it one", 1, position + 1)
+            if name in self.names[:position]:
+                first = self.names.index(name) + 1
+                raise self.error(
+                    f"this name is there twice, as column {first} and {position + 1}; rename one", 1, name
+                )
+
+    def _ragged(self, cause: pa.ArrowInvalid) -> TableError:
+        width = len(self.names)
+        for line, fields, _ in self.rows():
+            if len(fields) < width:
+                column = self.names[len(fields)]
+                message = f"{len(fields)} fields, the header has {width}; {column!r} is the first one missing"
+                return self.error(message, line, column)
+            if len(fields) > width:
+                message = f"{len(fields)} fields, the header has {width}; {fields[width]!r} is one too many"
+                return self.error(f"{message} (a delimiter inside a text needs quotes)", line, width + 1)
+        return TableError(f"{self.file}: {cause}", path=self.file)

@@ -1,0 +1,157 @@
+"""JSON Lines: one object per line, the same kind of value in a column from top to bottom.
+
+A key that a line leaves out is a missing value there.  Arrow parses; where it refuses, or where its
+numbers cannot vouch for what was written, each line goes through :mod:`json`, which also finds the
+place for the message.  Source of the format: https://jsonlines.org and RFC 8259.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.json
+
+from trainkit.errors import TableError
+from trainkit.tabular import cells
+
+KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
+
+
+def parse_json_lines(data: bytes, file: Path, missing: tuple[str, ...]) -> pa.Table:
+    """Parse UTF-8 JSON Lines into typed columns.
+
+    Args:
+        data: the whole file, UTF-8, not empty.
+        file: its name, for messages.
+        missing: texts read as missing, besides null.
+
+    Raises:
+        TableError: with the physical line and the column.
+    """
+    data = data.rstrip(b"\r\n \t")
+    lines = data.count(b"\n") + 1
+    try:
+        options = pyarrow.json.ReadOptions(block_size=1 << 22)
+        table = pyarrow.json.read_json(io.BytesIO(data), read_options=options)
+    except pa.ArrowInvalid:
+        return _line_by_line(data, file, missing)
+    nested = any(pa.types.is_nested(field.type) for field in table.schema)
+    if table.num_rows != lines or table.num_columns == 0 or nested or any(map(cells.is_inexact, table.columns)):
+        return _line_by_line(data, file, missing)
+    if not all(name.strip() for name in table.column_names):
+        return _line_by_line(data, file, missing)
+    for position, name in enumerate(table.column_names):
+        column = table.column(position)
+        if missing and pa.types.is_string(column.type):
+            table = table.set_column(position, name, _without(column, missing))
+    return table
+
+
+def _without(texts: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.ChunkedArray:
+    there = pc.is_in(texts, value_set=pa.array(missing, pa.string()))
+    return _dates(pc.if_else(there, pa.scalar(None, pa.string()), texts))
+
+
+def _dates(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates are the only meaning that a JSON text can have besides itself: 007 in quotes was meant as text."""
+    column = cells.infer(texts)
+    return column if pa.types.is_timestamp(column.type) or pa.types.is_null(column.type) else texts
+
+
+def _line_by_line(data: bytes, file: Path, missing: tuple[str, ...]) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    kinds: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        row = _parse_line(line, number, file, last=number == data.count(b"\n") + 1)
+        for name, value in row.items():
+            if isinstance(value, str) and value in missing:
+                row[name] = value = None
+            kind = KINDS.get(type(value))
+            if not name.strip():
+                raise _error("a key without a name", file, number, name)
+            if value is not None and kind is None:
+                raise _error(
+                    f"{json.dumps(value)[:60]} is nested; expected one value per column", file, number, name
+                )
+            first, where = kinds.setdefault(name, (kind, number) if kind else ("", 0))
+            if kind and not first:
+                kinds[name] = (kind, number)
+            elif kind and kind != first:
+                raise _error(f"{value!r} is {kind}, but line {where} has {first}", file, number, name)
+        rows.append(row)
+    columns = {name: [row.get(name) for row in rows] for name in kinds}
+    if not columns:
+        raise _error("an object without keys; expected columns", file, 1, None)
+    return pa.table({name: _column(values, file, name) for name, values in columns.items()})
+
+
+def _column(values: list[Any], file: Path, name: str) -> pa.ChunkedArray:
+    if any(isinstance(value, float) for value in values):
+        for line, value in enumerate(values, start=1):
+            if isinstance(value, int) and int(float(value)) != value:
+                raise _error(
+                    f"{value} loses digits among numbers with a point; write it as text", file, line, name
+                )
+        values = [None if value is None else float(value) for value in values]
+    elif any(isinstance(value, str) for value in values):
+        return _dates(pa.chunked_array([pa.array(values, pa.string())]))
+    else:
+        for line, value in enumerate(values, start=1):
+            if value is not None and not -(2**63) <= value < 2**63:
+                raise _error(f"{value} does not fit in 64 bits; write it as text", file, line, name)
+    return pa.chunked_array([pa.array(values)])
+
+
+def _parse_line(line: bytes, number: int, file: Path, last: bool) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+        for name, value in items:
+            if name in row:
+                raise _error("this key is there twice in one object", file, number, name)
+            row[name] = value
+        return row
+
+    def word(text: str) -> Any:
+        raise _error(f"{text} is not JSON; write null for a missing value", file, number, None)
+
+    def decimal(text: str) -> float:
+        value = float(text)
+        if math.isinf(value):
+            raise _error(f"{text} is too large for a number; write it as text", file, number, None)
+        return value
+
+    if not line.strip():
+        raise _error("an empty line between rows; remove it", file, number, None)
+    try:
+        row = json.loads(line, object_pairs_hook=pairs, parse_constant=word, parse_float=decimal)
+        # json accepts half of a surrogate pair, which is no text.
+        json.dumps(row, ensure_ascii=False).encode()
+    except TableError:
+        raise
+    except (ValueError, RecursionError) as error:
+        at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip())
+        cut = " (the last line: is the file cut off?)" if last and at_end else ""
+        detail = (
+            f"{error.msg} at character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        )
+        raise _error(f"not a JSON object: {detail}{cut}", file, number, None) from None
+    if not isinstance(row, dict):
+        hint = "; a JSON array? Write one object per line" if line.lstrip().startswith(b"[") else ""
+        raise _error(
+            f'{line.decode()[:60]} is not an object; expected {{"column": value, …}}{hint}',
+            file,
+            number,
+            None,
+        )
+    return row
+
+
+def _error(message: str, file: Path, line: int, column: str | None) -> TableError:
+    where = f", column {column!r}" if column is not None else ""
+    return TableError(f"{file}, line {line}{where}: {message}", path=file, line=line, column=column)

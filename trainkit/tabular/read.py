@@ -1,0 +1,282 @@
+"""The strict table reader: every value exactly as written, or an error that names the place.
+
+A file is one of CSV, TSV, JSON Lines or Parquet, by its name; each may be gzipped.  What a text
+means is defined in :mod:`trainkit.tabular.cells`; what a file may look like, in ``delimited`` and
+``jsonl``.  The heavy lifting is Apache Arrow's; the checks around it are ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from trainkit.errors import TableError
+from trainkit.tabular.delimited import line_of_record, parse_delimited
+from trainkit.tabular.jsonl import parse_json_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+LIMIT_BYTES = 4 * 2**30
+SMALL_BYTES = 256 * 2**20
+BOMB_RATIO = 100  # text tables compress 3 to 20 times; gzip's own maximum is about 1030
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    missing: Iterable[str] = (),
+    encoding: str = "utf-8",
+    delimiter: str | None = None,
+    quoting: bool = True,
+    max_bytes: int | None = None,
+) -> pd.DataFrame:
+    """Read a table exactly, or say where and why it cannot be.
+
+    Args:
+        path: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` file, also with ``.gz``.
+        missing: words read as missing, such as ``("NA", "?")``, quoted or not.  Without it only an empty
+            field is missing.  A quoted empty field is an empty text in a text column and missing elsewhere.
+        encoding: of a text file; a byte-order mark is understood.
+        delimiter: one character between fields; else ``,`` in CSV and a tab in TSV.
+        quoting: False takes ``"`` as any other character.
+        max_bytes: the largest uncompressed size accepted; else 4 GiB, and for compressed files no more than
+            256 MiB or 100 times the compressed size.
+
+    Returns:
+        A DataFrame, (rows, columns).  Whole numbers are int64, or Int64 where some are missing (so that none
+        loses digits); numbers float64; booleans bool, or boolean with missing ones; ISO dates datetime64, with
+        a zone in UTC; all else is text, as written: 007, NA, 1e400 and 12345678901234567890 stay text.
+
+    Raises:
+        TableError: with ``path``, ``line`` (physical, from 1) and ``column``.
+
+    >>> import tempfile, pathlib
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "codes.csv"
+    >>> _ = file.write_text("code,label,n\\n007,NA,1\\n008,b,\\n")
+    >>> read_table(file).values.tolist()
+    [['007', 'NA', 1], ['008', 'b', <NA>]]
+    """
+    file = Path(path)
+    words = (missing,) if isinstance(missing, str) else tuple(missing)
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    gzipped = suffixes[-1:] == [".gz"]
+    name = (suffixes[:-1] if gzipped else suffixes)[-1:]
+    kind = FORMATS.get(name[0]) if name else None
+    raw = _read_bytes(file, gzipped, max_bytes)
+    if kind is None:
+        hint = "; a JSON array? Write one object per line, as .jsonl" if name == [".json"] else ""
+        raise TableError(
+            f"{file}: unknown kind of table {''.join(name) or 'without a suffix'!s}; "
+            f"expected {', '.join(FORMATS)}, also with .gz{hint}",
+            path=file,
+        )
+    if kind == "parquet":
+        return to_frame(_parse_parquet(raw, file, max_bytes or LIMIT_BYTES))
+    if len(raw) == 0:
+        raise TableError(
+            f"{file} is empty; expected {'objects' if kind == 'jsonl' else 'a header'} and rows", path=file
+        )
+    text = _as_utf8(raw, file, encoding)
+    if kind == "jsonl":
+        return to_frame(parse_json_lines(text, file, words))
+    separator = delimiter if delimiter is not None else "\t" if kind == "tsv" else ","
+    if len(separator.encode()) != 1 or separator in '"\r\n':
+        raise TableError(f"delimiter {separator!r} is not allowed: one ASCII character, not a quote or newline")
+    return to_frame(parse_delimited(text, file, separator, words, quoting))
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Turn Arrow columns into pandas columns without losing digits, missing values or types."""
+    import pandas as pd
+
+    nullable = {pa.bool_(): pd.BooleanDtype()}
+    for bits in (8, 16, 32, 64):
+        nullable[getattr(pa, f"int{bits}")()] = getattr(pd, f"Int{bits}Dtype")()
+        nullable[getattr(pa, f"uint{bits}")()] = getattr(pd, f"UInt{bits}Dtype")()
+    columns: dict[str, pd.Series] = {}
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = column.type
+        if pa.types.is_null(kind):
+            column = column.cast(pa.float64())
+        elif pa.types.is_date(kind):
+            column = column.cast(pa.timestamp("s"))
+        elif pa.types.is_time(kind):
+            column = column.cast(pa.string())
+        mapper = nullable.get if column.null_count else None
+        columns[name] = column.to_pandas(types_mapper=mapper)
+    return pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows))
+
+
+def line_of_row(path: str | os.PathLike[str], row: int) -> int | None:
+    """Return the physical line where data row ``row`` (from 0) of a table that was read begins.
+
+    For messages about a value: it scans the file from its start.  None for Parquet, which has no lines.
+
+    >>> import tempfile, pathlib
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "notes.csv"
+    >>> _ = file.write_text('note\\n"two\\nlines"\\nx\\n')
+    >>> line_of_row(file, 1)
+    4
+    """
+    file = Path(path)
+    suffixes = [suffix.lower() for suffix in file.suffixes]
+    kind = next((FORMATS[suffix] for suffix in reversed(suffixes) if suffix in FORMATS), None)
+    if kind == "jsonl":
+        return row + 1
+    if kind not in ("csv", "tsv"):
+        return None
+    data = _as_utf8(_read_bytes(file, suffixes[-1] == ".gz", None), file, "utf-8")
+    return line_of_record(data, file, "\t" if kind == "tsv" else ",", row + 1)
+
+
+def _read_bytes(file: Path, gzipped: bool, max_bytes: int | None) -> bytes:
+    """Read a regular file whole; a folder, a pipe or a device is refused before it can block."""
+    try:
+        mode = os.stat(file).st_mode
+    except FileNotFoundError:
+        folder = file.parent
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        near = difflib.get_close_matches(file.name, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "" if names else f": there is no folder {folder}"
+        raise TableError(f"no file {file.name!r} in {folder}{hint}", path=file) from None
+    except (OSError, ValueError) as error:
+        raise TableError(f"cannot read {file}: {error}", path=file) from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "not a regular file"
+        raise TableError(f"{file} is {what}; expected a table file", path=file)
+    try:
+        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        raise TableError(f"cannot read {file}: {error.strerror}", path=file) from error
+    with os.fdopen(descriptor, "rb") as opened:
+        size = os.fstat(descriptor).st_size
+        limit = max_bytes or LIMIT_BYTES
+        if size > limit:
+            raise TableError(
+                f"{file} has {size:,} bytes, the limit is {limit:,}; raise it with max_bytes=", path=file
+            )
+        if not gzipped:
+            return opened.read()
+        return _inflate(opened.read(), file, max_bytes or min(limit, max(SMALL_BYTES, BOMB_RATIO * size)))
+
+
+def _inflate(packed: bytes, file: Path, limit: int) -> bytes:
+    """Decompress gzip (one or several members) up to a limit.  Source of the format: RFC 1952."""
+    out = bytearray()
+    rest = memoryview(packed)
+    while rest:
+        member = zlib.decompressobj(wbits=31)
+        try:
+            out += member.decompress(rest, limit - len(out) + 1)
+        except zlib.error as error:
+            raise TableError(f"{file} is not sound gzip ({error}); compress it again", path=file) from None
+        if len(out) > limit:
+            raise TableError(
+                f"{file} unpacks to more than {limit:,} bytes from {len(packed):,}; "
+                "if that is meant, raise the limit with max_bytes=",
+                path=file,
+            )
+        if not member.eof:
+            raise TableError(f"{file} is cut off: its gzip stream has no end; copy it again", path=file)
+        rest = memoryview(member.unused_data)
+        if rest and not any(rest):
+            break  # zero padding after the last member is allowed by gzip
+    return bytes(out)
+
+
+def _as_utf8(data: bytes, file: Path, encoding: str) -> bytes:
+    """Return the text as UTF-8 bytes without byte-order mark, or name the first line that is not text."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") and encoding == "utf-8":
+        raise TableError(f"{file} looks like UTF-16; pass encoding='utf-16'", path=file, line=1)
+    try:
+        plain = re.sub("[-_]", "", encoding.lower())
+        if plain in ("utf8", "utf8sig"):
+            if not data.isascii():
+                data.decode("utf-8")
+        else:
+            data = data.decode(encoding).encode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise TableError(
+            f"{file}, line {line}: byte 0x{data[error.start]:02x} is not {encoding}; "
+            "save the file as UTF-8 or pass encoding=, such as 'latin-1' or 'cp1252'",
+            path=file,
+            line=line,
+        ) from None
+    except LookupError:
+        raise TableError(
+            f"unknown encoding {encoding!r}; known are such as 'utf-8', 'latin-1', 'cp1252'"
+        ) from None
+    if data.startswith(b"\xef\xbb\xbf"):
+        data = data[3:]
+    zero = data.find(b"\0")
+    if zero >= 0:
+        line = data.count(b"\n", 0, zero) + 1
+        raise TableError(
+            f"{file}, line {line}: a zero byte, so this is no text table; "
+            "a Parquet file by another name, or UTF-16 (encoding='utf-16')?",
+            path=file,
+            line=line,
+        )
+    return data
+
+
+def _parse_parquet(raw: bytes, file: Path, limit: int) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(raw)))
+        meta = opened.metadata
+        size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
+        if size > limit:
+            raise TableError(
+                f"{file} unpacks to {size:,} bytes, the limit is {limit:,}; raise it with max_bytes=",
+                path=file,
+            )
+        names = opened.schema_arrow.names
+        _refuse_duplicates(names, file)
+        # pandas stores an unnamed index as a column of this name; it is not part of the table.
+        keep = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
+        table = opened.read(columns=keep).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"{file} is not a sound Parquet file: {error}", path=file) from error
+    for field in table.schema:
+        if (
+            pa.types.is_nested(field.type)
+            or pa.types.is_binary(field.type)
+            or pa.types.is_large_binary(field.type)
+        ):
+            raise TableError(
+                f"{file}, column {field.name!r}: holds {field.type}; expected numbers, texts, booleans or dates",
+                path=file,
+                column=field.name,
+            )
+    if table.num_columns == 0:
+        raise TableError(f"{file} has no columns", path=file)
+    return table
+
+
+def _refuse_duplicates(names: list[str], file: Path) -> None:
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise TableError(f"{file}: column {name!r} is there twice; rename one", path=file, column=name)
