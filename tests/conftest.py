@@ -1,0 +1,37 @@
+"""Fixtures for all tests: a root of its own, a queue of its own, and nothing left running."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainkit.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
+from trainkit.store import ROOT_VARIABLE
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A root folder with a nasty name, where all jobs of a test go; also its own queue with eight places."""
+    folder = tmp_path / "a root; with 'odd' näme"
+    folder.mkdir()
+    monkeypatch.setenv(ROOT_VARIABLE, str(folder))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "queue"))
+    monkeypatch.setenv(LIMIT_VARIABLE, "8")
+    return folder
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait until a condition of the real world holds, or fail after a deadline."""
+
+    def wait_until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
+        give_up_at = time.monotonic() + within_s
+        while not condition():
+            if time.monotonic() > give_up_at:
+                pytest.fail(f"not within {within_s:g} s")
+            time.sleep(0.01)
+
+    return wait_until
