@@ -18,6 +18,9 @@ from pathlib import Path
 
 from trainkit.errors import TrainkitError
 
+#: How often `try_lock` tries again when nothing but readers is in its way.
+_READER_PATIENCE = 2000
+
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 if sys.platform == "win32":  # pragma: no cover - exercised on Windows only
@@ -31,6 +34,9 @@ if sys.platform == "win32":  # pragma: no cover - exercised on Windows only
         except OSError:
             return False
         return True
+
+    def _only_readers(fd: int) -> bool:
+        return False
 else:
     import fcntl
 
@@ -39,6 +45,13 @@ else:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        return True
+
+    def _only_readers(fd: int) -> bool:
+        """Whether those who refused the exclusive lock were readers that ask `is_locked`, not an owner."""
+        if not _lock(fd, shared=True):
+            return False
+        fcntl.flock(fd, fcntl.LOCK_UN)
         return True
 
 
@@ -66,12 +79,12 @@ class FileLock:
 def try_lock(path: Path) -> FileLock | None:
     """Take the lock of a file, which is created if needed; None if somebody else holds it."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    # A reader that asks `is_locked` holds the lock for some microseconds: one refusal is not an answer yet.
-    for attempt in range(20):
+    for _ in range(_READER_PATIENCE):
         if _lock(fd, shared=False):
             return FileLock(fd, path)
-        if attempt < 19:
-            time.sleep(0.001)
+        if not _only_readers(fd):
+            break
+        time.sleep(0.0005)  # a reader holds its shared lock for some microseconds
     os.close(fd)
     return None
 

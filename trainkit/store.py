@@ -207,6 +207,12 @@ class Store:
             path.unlink()
         paths.folder.rmdir()
 
+    def sweep(self, job_id: str) -> None:
+        """Remove the temporary files that kills have left.  Only the owner may call this."""
+        paths = self.paths(job_id)
+        for path in (*paths.record.parent.glob(f".{job_id}.*.tmp"), *paths.folder.glob(".*.tmp")):
+            path.unlink(missing_ok=True)
+
     def write_record(self, record: Record, *, durable: bool) -> None:
         """Replace the record.  Only the owner may call this."""
         write_atomically(self.paths(record.job_id).record, encode(record), durable=durable)

@@ -85,6 +85,7 @@ def bury(store: Store, record: Record, code: int) -> None:
     """
     if record.status.terminal:
         return
+    store.sweep(record.job_id)
     recorder = Recorder(store, record)
     if recorder.requested("kill"):
         recorder.close(Status.STOPPED, ended_by=EndedBy.USER, message="killed on request")
