@@ -9,7 +9,7 @@ from trainkit.errors import RecordError, UnknownJobError, did_you_mean
 from trainkit.job import Job, as_status
 from trainkit.record import Status
 from trainkit.store import Store
-from trainkit.view import headline, number, table
+from trainkit.view import row, table
 
 
 class JobList(list[Job]):
@@ -34,10 +34,7 @@ class JobList(list[Job]):
         """
         rows = []
         for job in self:
-            record = job.record
-            best = f"{record.best.metric} {number(record.best.value)}" if record.best else ""
-            row = [record.name, str(record.status), f"{record.progress:.0f} %", headline(record), best]
-            rows.append([*([record.job_id] if ids else []), *row, record.runner or ""])
+            rows.append([*([job.id] if ids else []), *row(job.record).values()])
         for job_id, reason in self.unreadable.items():
             rows.append([*([job_id] if ids else []), job_id, "UNREADABLE", "", reason, "", ""])
         header = [*(["id"] if ids else []), "name", "state", "done", "at", "best", "runner"]

@@ -74,7 +74,7 @@ def view(record: Record, *, now: float | None = None) -> View:
         facts.append(("best", f"{record.best.metric} {number(record.best.value)} at {at}"))
     facts.append(("runner", " on ".join(filter(None, [record.runner or "none", record.device]))))
     if now is not None:
-        if record.throughput:
+        if record.throughput and (record.status is Status.RUNNING or record.status.terminal):
             facts.append(("throughput", f"{number(record.throughput.steps_per_s)} steps/s"))
         if record.started_at is not None:
             until = record.finished_at if record.status.terminal else now
@@ -136,9 +136,25 @@ def text(record: Record, *, now: float | None = None, job_id: bool = False) -> s
     return "\n".join(lines)
 
 
+def row(record: Record) -> dict[str, str]:
+    """Return a job as one row of a list of jobs, by column.
+
+    >>> row(Record(job_id="a", name="fit", status=Status.RUNNING, progress=40.4, runner="thread"))
+    {'name': 'fit', 'state': 'RUNNING', 'done': '40 %', 'at': '', 'best': '', 'runner': 'thread'}
+    """
+    return {
+        "name": record.name,
+        "state": str(record.status),
+        "done": f"{record.progress:.0f} %",
+        "at": headline(record),
+        "best": f"{record.best.metric} {number(record.best.value)}" if record.best else "",
+        "runner": record.runner or "",
+    }
+
+
 def eta_s(record: Record) -> float | None:
     """Return the seconds that are left at the present speed, if both are known."""
-    if record.status.terminal or not record.total_steps or not record.throughput:
+    if record.status is not Status.RUNNING or not record.total_steps or not record.throughput:
         return None
     if record.throughput.steps_per_s <= 0:
         return None
@@ -175,6 +191,27 @@ def number(value: float) -> str:
     ('0.9877', '12346', '3', '1.2e-07')
     """
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def aligned(value: float) -> str:
+    """Return a number for a column, where the decimal points of neighbours should stand below each other.
+
+    >>> aligned(0.5), aligned(12.5), aligned(0.00002), aligned(123456.0)
+    ('0.5000', '12.500', '2e-05', '123456')
+    """
+    size = abs(value)
+    if value == 0 or 1e-3 <= size < 10:
+        return f"{value:.4f}"
+    return f"{value:#.5g}" if 10 <= size < 1e4 else number(value)
+
+
+def epochs_shown(epochs: int | None) -> int:
+    """Return which epochs a list of them shows: every first, second, third …, so that it stays below 50 lines.
+
+    >>> epochs_shown(20), epochs_shown(50), epochs_shown(1000), epochs_shown(None)
+    (1, 1, 20, 1)
+    """
+    return max(1, -(-(epochs or 0) // 50))
 
 
 def duration(seconds: float) -> str:
