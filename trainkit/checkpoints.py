@@ -12,6 +12,7 @@ import pickle
 import random
 import sys
 import uuid
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -242,10 +243,12 @@ def load_model_content(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    if not path.exists():
+        raise ModelFileError(f"{path} does not exist")
+    if not zipfile.is_zipfile(path):  # what torch.save has written since 1.6; all else need not be looked at
+        raise ModelFileError(f"{path} is no model file, or is damaged: it is not a zip archive")
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
-    except FileNotFoundError:
-        raise ModelFileError(f"{path} does not exist") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise ModelFileError(f"{path} is no model file, or is damaged: {error}") from error
     if not isinstance(content, dict) or content.get("format") != MODEL_FORMAT:

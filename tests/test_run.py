@@ -1,0 +1,345 @@
+"""What training code sees: steps, logs, tracking, checkpoints, endings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import trainkit as tk
+from trainkit.checkpoints import load_resume
+from trainkit.errors import CheckpointError, ModelFileError, OptionError, TrainkitError
+from trainkit.record import Status
+
+Eventually = Callable[..., None]
+
+
+def warnings_of(job: tk.Job) -> list[str]:
+    """The warnings of a job."""
+    return [event["message"] for event in job.events() if event["event"] == "warning"]
+
+
+def test_tensors_are_logged_as_they_were(root: Path) -> None:
+    """What a tensor held when it was logged is what is in the file, though training goes on changing it."""
+
+    def fit(run: Any) -> None:
+        weight = torch.zeros((), requires_grad=True)
+        for _ in range(3):
+            run.log(loss=weight)
+            with torch.no_grad():
+                weight += 1
+
+    job = tk.submit(fit)
+    job.result()
+    assert job.metrics()["loss"].tolist() == [0.0, 1.0, 2.0]
+
+
+def test_non_finite_losses_are_kept_and_never_best(root: Path) -> None:
+    """NaN is logged as NaN, and the best value is one that can be compared."""
+
+    def fit(run: Any) -> None:
+        for value in (2.0, 1.0, math.nan, math.inf):
+            run.log(val_loss=value)
+
+    job = tk.submit(fit)
+    job.result()
+    assert job.metrics()["val_loss"].tolist()[:2] == [2.0, 1.0]
+    assert job.metrics()["val_loss"].isna().sum() == 1
+    assert job.record.best is not None
+    assert (job.record.best.value, job.record.best.step) == (1.0, 2)
+    assert job.status()["metrics"]["val_loss"] == math.inf
+
+
+def test_the_watched_metric_can_be_chosen(root: Path) -> None:
+    """run.best names the metric and its direction; anything but min or max is refused."""
+
+    def fit(run: Any) -> None:
+        with pytest.raises(OptionError, match="'min' or 'max'"):
+            run.best("accuracy", "highest")
+        run.best("accuracy", "max")
+        for value in (0.5, 0.9, 0.7):
+            run.log(accuracy=value)
+
+    job = tk.submit(fit)
+    job.result()
+    assert job.record.best is not None
+    assert (job.record.best.metric, job.record.best.value) == ("accuracy", 0.9)
+
+
+def test_what_is_no_number_is_left_out_with_one_warning(root: Path) -> None:
+    """Logging never raises; a value that is no number is named once."""
+
+    def fit(run: Any) -> None:
+        for _ in range(3):
+            run.log(loss=1.0, note="text", pair=torch.zeros(2))
+
+    job = tk.submit(fit)
+    job.result()
+    assert list(job.metrics().columns) == ["epoch", "loss"]
+    assert [text.split(")")[0] for text in warnings_of(job)] == ["run.log(note=...", "run.log(pair=..."]
+
+
+def test_names_that_the_file_needs_are_renamed_with_a_warning(root: Path) -> None:
+    """A metric named like a field of the file does not overwrite it."""
+
+    def fit(run: Any) -> None:
+        run.log(time=3.0, loss=1.0)
+
+    job = tk.submit(fit)
+    job.result()
+    assert job.metrics()["time_"].tolist() == [3.0]
+    assert "'time_'" in warnings_of(job)[0]
+
+
+def test_steps_can_be_given(root: Path) -> None:
+    """Loops with a count of their own log under it."""
+
+    def fit(run: Any) -> None:
+        for step in (10, 20):
+            run.log(step=step, loss=float(step))
+
+    job = tk.submit(fit)
+    job.result()
+    assert job.metrics().index.tolist() == [10, 20]
+
+
+def test_validation_batches_are_no_steps(root: Path) -> None:
+    """run.batches(..., phase='validating') shows the phase and counts nothing."""
+    phases = []
+
+    def fit(run: Any) -> None:
+        for _ in run.epochs(2):
+            for _ in run.batches([1, 2, 3]):
+                pass
+            for _ in run.batches([1, 2], phase="validating"):
+                phases.append(run._recorder.record.phase)
+
+    job = tk.submit(fit)
+    job.result()
+    assert (job.record.step, job.record.total_steps) == (6, 6)
+    assert phases == ["validating"] * 4
+
+
+def test_loaders_are_told_their_epoch(root: Path) -> None:
+    """set_epoch is called on the loader and on its sampler, from 0."""
+    told = []
+
+    class Loader(list[int]):
+        sampler: Any = None
+
+        def set_epoch(self, epoch: int) -> None:
+            told.append(epoch)
+
+    loader = Loader([1, 2])
+    loader.sampler = Loader()
+
+    def fit(run: Any) -> None:
+        for _ in run.epochs(2):
+            list(run.batches(loader))
+
+    tk.submit(fit).result()
+    assert told == [0, 0, 1, 1]
+
+
+def test_ending_early_by_itself(root: Path) -> None:
+    """run.end_early ends the loops after the step; the record says why."""
+
+    def fit(run: Any) -> int:
+        for epoch in run.epochs(100):
+            for batch in run.batches(range(10)):
+                run.log(loss=1.0)
+                if (epoch, batch) == (2, 4):
+                    run.end_early("early_stopping", "no better for 3 epochs")
+        return 1
+
+    job = tk.submit(fit)
+    assert job.result() == 1
+    record = job.record
+    assert (record.status, record.ended_by, record.message) == (
+        "COMPLETED",
+        "early_stopping",
+        "no better for 3 epochs",
+    )
+    assert record.step == 25
+
+
+def test_an_unknown_phase_is_refused_with_the_phases(root: Path) -> None:
+    """The error lists what is allowed."""
+
+    def fit(run: Any) -> None:
+        with run.phase("thinking"):
+            pass
+
+    with pytest.raises(OptionError, match="'thinking' is not a phase; phases: starting, loading"):
+        tk.submit(fit).result()
+
+
+def test_params_are_live_and_shown(root: Path) -> None:
+    """Parameters read like a mapping or an attribute; unknown ones are named."""
+
+    def fit(run: Any, lr: float, act: Any = torch.relu) -> None:
+        assert run.params.lr == run.params["lr"] == lr
+        run.update_params(batch_size=32)
+        with pytest.raises(AttributeError, match="no parameter 'lrr'; parameters: lr, act, batch_size"):
+            _ = run.params.lrr
+
+    job = tk.submit(fit, lr=0.1)
+    job.result()
+    assert job.record.params["lr"] == 0.1
+    assert job.record.params["batch_size"] == 32
+    assert "relu" in job.record.params["act"]
+
+
+def trainer() -> Callable[..., Any]:
+    """A small real training loop."""
+
+    def fit(run: Any, lr: float = 0.1, epochs: int = 1000) -> torch.nn.Module:
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        run.track(model=model, optimizer=optimizer, noise=torch.Generator())
+        batches = [(torch.ones(4, 2), torch.ones(4, 1))] * 10
+        for _ in run.epochs(epochs):
+            for x, y in run.batches(batches):
+                loss = ((model(x) - y) ** 2).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                run.log(loss=loss, lr=optimizer.param_groups[0]["lr"])
+        return model
+
+    return fit
+
+
+def test_a_stopped_job_leaves_its_model_and_a_checkpoint(root: Path, eventually: Eventually) -> None:
+    """What is tracked is saved on stop: the model file, and a verified checkpoint with the place in the loops."""
+    job = tk.submit(trainer())
+    eventually(lambda: job.record.step > 5)
+    job.stop()
+    assert job.wait(10) is Status.STOPPED
+    record = job.record
+    content, info = load_resume(job.paths)
+    assert (content["step"], content["epoch"]) == (record.step, record.epoch)
+    assert sorted(content["tracked"]) == ["model", "noise", "optimizer"]
+    assert record.checkpoint == info
+    assert record.resumable
+    state = torch.load(job.paths.model, weights_only=True)["state_dict"]
+    assert torch.equal(state["weight"], content["tracked"]["model"]["weight"])
+    assert torch.equal(job.model()["weight"], state["weight"])
+
+
+def test_a_live_learning_rate_reaches_the_optimizer(root: Path, eventually: Eventually) -> None:
+    """job.set(lr=…) changes the tracked optimizer's groups by itself, at a step boundary."""
+    job = tk.submit(trainer())
+    eventually(lambda: job.record.step > 5)
+    job.set(lr=0.01)
+    eventually(lambda: job.record.metrics.get("lr") == 0.01)
+    job.stop()
+    job.wait(10)
+    change = next(event for event in job.events() if event["event"] == "change")
+    rates = job.metrics()["lr"]
+    assert rates[rates == 0.01].index[0] == change["step"] + 1
+
+
+def test_a_returned_model_is_the_result_and_the_model_file(root: Path) -> None:
+    """The live module is result() and model(); the file is loadable without running code."""
+    job = tk.submit(trainer(), epochs=2)
+    model = job.result()
+    assert job.model() is model
+    content = torch.load(job.paths.model, weights_only=True)
+    assert (content["kind"], content["class"]) == ("state_dict", "Linear")
+    assert torch.equal(content["state_dict"]["weight"], model.weight)
+
+
+def test_a_checkpoint_keeps_the_one_before_and_detects_damage(root: Path) -> None:
+    """A flipped bit in the newest is detected and the previous one used; with both damaged it is an error."""
+
+    def fit(run: Any) -> None:
+        model = torch.nn.Linear(50, 50)
+        run.track(model=model)
+        for _ in run.epochs(2):
+            for _ in run.batches(range(3)):
+                pass
+            run.checkpoint()
+
+    job = tk.submit(fit)
+    job.result()
+    assert load_resume(job.paths)[0]["step"] == 6
+    for path, step in ((job.paths.resume, 3), (job.paths.resume_previous, None)):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        if step is not None:
+            assert load_resume(job.paths)[0]["step"] == step
+    with pytest.raises(CheckpointError, match=r"resume.pt does not match.*resume.previous.pt does not match"):
+        load_resume(job.paths)
+
+
+def test_only_what_has_state_can_be_tracked(root: Path) -> None:
+    """The error names the object and what it lacks."""
+
+    def fit(run: Any) -> None:
+        run.track(table=[1, 2, 3])
+
+    with pytest.raises(OptionError, match=r"run.track\(table=...\) got list"):
+        tk.submit(fit).result()
+
+
+def test_a_job_without_a_model_says_so(root: Path) -> None:
+    """model() tells what would have made one."""
+    job = tk.submit(lambda run: 3)
+    job.result()
+    with pytest.raises(TrainkitError, match="has left no model"):
+        job.model()
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 not a zip", b"\x80\x04cos\nsystem\n(S'true'\ntR."])
+def test_damaged_and_malicious_model_files_are_refused(root: Path, data: bytes) -> None:
+    """A model file that is no model file is named, and nothing in it runs."""
+    job = tk.submit(trainer(), epochs=1, job_id="a")
+    job.result()
+    fresh = tk.submit(lambda run: None)
+    fresh.wait()
+    fresh.paths.model.write_bytes(data)
+    with pytest.raises(ModelFileError, match="damaged"):
+        fresh.model()
+
+
+def test_interrupts_and_exits_of_training_code_end_truthfully(root: Path) -> None:
+    """sys.exit in training code is a failure that names itself; KeyboardInterrupt an interruption."""
+
+    def leaves(run: Any) -> None:
+        raise SystemExit(3)
+
+    def interrupted(run: Any) -> None:
+        raise KeyboardInterrupt
+
+    job = tk.submit(leaves)
+    assert job.wait(10) is Status.FAILED
+    assert job.record.error is not None
+    assert job.record.error.type == "SystemExit"
+    job = tk.submit(interrupted)
+    assert job.wait(10) is Status.INTERRUPTED
+    assert job.record.ended_by == "signal"
+
+
+def test_an_except_exception_in_training_code_does_not_swallow_a_stop(
+    root: Path, eventually: Eventually
+) -> None:
+    """The interrupt that stops a job is no Exception."""
+
+    def stubborn(run: Any) -> None:
+        while True:
+            try:
+                run.log(loss=1.0)
+            except Exception:
+                run.warn("swallowed")
+
+    job = tk.submit(stubborn)
+    eventually(lambda: job.record.step > 0)
+    job.stop()
+    assert job.wait(10) is Status.STOPPED
+    assert warnings_of(job) == []

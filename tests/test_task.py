@@ -1,0 +1,134 @@
+"""What travels to another process, and what does not."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainkit as tk
+from trainkit.errors import JobFailedError, StateError, TaskError
+from trainkit.record import Status
+from trainkit.runners import process
+from trainkit.task import Task, dump_outcome, dump_task, load_task
+
+
+def test_closures_lambdas_and_local_classes_travel_by_value() -> None:
+    """A function takes along what it mentions, even if no module could be imported for it."""
+
+    class Local:
+        value = 3
+
+    offset = 4
+    task = Task(lambda run, x: Local.value + offset + x, {"x": 5})
+    loaded = load_task(dump_task(task))
+    assert loaded.function(None, **loaded.arguments) == 12
+
+
+@pytest.mark.parametrize("thing", ["lock", "file"])
+def test_what_cannot_travel_is_named_and_leaves_nothing(thing: str, root: Path, tmp_path: Path) -> None:
+    """A captured lock or an open file is named in the error; no job is left half-made."""
+    with open(tmp_path / "f", "w") as file:
+        captured: Any = threading.Lock() if thing == "lock" else file
+
+        def fit(run: Any) -> None:
+            print(captured)
+
+        with pytest.raises(TaskError, match="its enclosed variable 'captured' is a .*runner='thread'"):
+            tk.submit(fit, runner="process")
+    assert tk.jobs() == []
+    assert list((root / "artifacts" / "jobs").iterdir()) == []
+
+
+def test_an_argument_that_cannot_travel_is_named(root: Path) -> None:
+    """The argument's name is in the message."""
+
+    def fit(run: Any, sink: Any) -> None:
+        print(sink)
+
+    with pytest.raises(TaskError, match="argument 'sink' is a .*TextIOWrapper"):
+        dump_task(Task(fit, {"sink": io.TextIOWrapper(io.BytesIO())}))
+
+
+def test_a_large_task_is_warned_about(root: Path) -> None:
+    """What a function mentions travels along; above a size the job says so, and runs."""
+    ballast = bytes(process.LARGE_TASK_BYTES + 1)
+    job = tk.submit(lambda run: len(ballast), runner="process")
+    assert job.result(timeout=60) == len(ballast)
+    warnings = [event["message"] for event in job.events() if event["event"] == "warning"]
+    assert warnings == [
+        "the function and all it mentions took 100 MB to send; load large data inside the function instead"
+    ]
+
+
+def test_a_result_that_cannot_be_pickled_is_said(root: Path) -> None:
+    """The job completes; a warning says that its result cannot come back, and result() says so too."""
+
+    def fit(run: Any) -> Any:
+        import threading
+
+        return threading.Lock()
+
+    job = tk.submit(fit, runner="process")
+    assert job.wait(30) is Status.COMPLETED
+    warnings = [event["message"] for event in job.events() if event["event"] == "warning"]
+    assert "cannot be pickled" in warnings[0]
+    with pytest.raises(StateError, match="is not here"):
+        job.result()
+
+
+def test_an_exception_that_cannot_be_pickled_comes_as_text(root: Path) -> None:
+    """The text and traceback of any exception arrive, even if its class cannot."""
+
+    def fit(run: Any) -> None:
+        import threading
+
+        class OddError(Exception):
+            def __init__(self) -> None:
+                super().__init__("odd")
+                self.lock = threading.Lock()
+
+        raise OddError
+
+    job = tk.submit(fit, runner="process")
+    with pytest.raises(JobFailedError, match=r"OddError: odd(.|\n)*raise OddError"):
+        job.result(timeout=30)
+
+
+def test_an_exception_from_another_process_brings_its_traceback(root: Path) -> None:
+    """The cause shows where in the training code it was raised."""
+
+    def fit(run: Any) -> None:
+        raise KeyError("lost key")
+
+    with pytest.raises(KeyError) as caught:
+        tk.submit(fit, runner="process").result(timeout=30)
+    assert 'raise KeyError("lost key")' in str(caught.value.__cause__)
+
+
+def test_outcomes_say_whether_the_function_returned() -> None:
+    """None that was returned is not the same as nothing returned."""
+    import pickle
+
+    assert pickle.loads(dump_outcome(None, None, returned=True)) == (None, None, True)
+
+
+def test_a_function_whose_module_is_not_there_fails_with_its_name(root: Path, tmp_path: Path) -> None:
+    """A worker that cannot load the function says so in the record."""
+    job = tk.submit(lambda run: 1, runner="process", job_id="first")
+    job.wait(30)
+    from trainkit.worker import main
+
+    job.store.create(record := type(job.record)(job_id="x", name="x", status=Status.QUEUED, runner="process")).close()
+    job.store.write_record(record, durable=False)
+    (job.store.paths("x").task).write_bytes(b"not a pickle")
+    lock = job.store.paths("x").owner_lock.open("rb")
+    import os
+
+    main([str(root), "x", str(os.dup(lock.fileno()))])
+    lock.close()
+    assert tk.attach("x").state is Status.FAILED
+    assert "could not be loaded" in tk.attach("x").record.message
