@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,15 +61,38 @@ class View:
     facts: list[tuple[str, str]] = field(default_factory=list)
     numbers: list[tuple[str, str]] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
+    params: list[tuple[str, str]] = field(default_factory=list)
+    fault: Fault | None = None
 
 
-def view(record: Record, *, now: float | None = None) -> View:
+@dataclass(frozen=True)
+class Fault:
+    """What ended a job that failed, and where in the user's code.
+
+    Attributes:
+        title: the exception in one line.
+        place: where the user's code raised it or called what raised it, in words; may be empty.
+        code: that line, if the traceback holds it.
+        traceback: all of it.
+        file, line: the same place for a program; ``line`` counts from 1.
+    """
+
+    title: str
+    place: str
+    code: str
+    traceback: str
+    file: str = ""
+    line: int = 0
+
+
+def view(record: Record, *, now: float | None = None, memory_bytes: int | None = None) -> View:
     """Decide what to show.
 
     Args:
         record: as :meth:`trainkit.store.Store.observe` returns it.
         now: Unix seconds, to show how long things took; without it nothing is shown that differs
             between two equal runs.
+        memory_bytes: what the process that runs the job holds, if known.
     """
     facts: list[tuple[str, str]] = []
     if record.best is not None:
@@ -83,6 +109,8 @@ def view(record: Record, *, now: float | None = None) -> View:
             )
         if (left := eta_s(record)) is not None:
             facts.append(("time left", duration(left)))
+    if memory_bytes is not None:
+        facts.append(("memory of its process" if record.runner == "process" else "memory", size(memory_bytes)))
     return View(
         name=record.name,
         status=record.status,
@@ -92,7 +120,79 @@ def view(record: Record, *, now: float | None = None) -> View:
         facts=facts,
         numbers=[(name, number(value)) for name, value in paired(record.metrics)],
         actions=actions(record),
+        params=[(name, brief(value)) for name, value in record.params.items()],
+        fault=fault(record),
     )
+
+
+_FRAME = re.compile(
+    r'^  File "(?P<file>.+)", line (?P<line>\d+), in (?P<function>.+)\n(?:    (?P<code>\S.*)\n)?', re.MULTILINE
+)
+#: Python itself and installed packages: not where the user should look first.
+_NOT_THE_USERS = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {"<frozen"}
+)
+_OF_A_CELL = re.compile(r"(^<ipython-input-)|([\\/]ipykernel_\d+[\\/]\d+\.py$)")
+_OUR_OWN = re.compile(r"[\\/]trainkit[\\/]([a-z_]+[\\/])*[a-z_]+\.py$")
+
+
+def fault(record: Record) -> Fault | None:
+    """Return what ended a job that failed, with the last line of the user's own code in its traceback.
+
+    >>> from trainkit.record import ErrorInfo
+    >>> trace = 'Traceback …\\n  File "/home/me/train.py", line 3, in fit\\n    x = 1 / 0\\nZeroDivisionError: …'
+    >>> error = ErrorInfo("ZeroDivisionError", "division by zero", trace)
+    >>> found = fault(Record(job_id="a", name="a", status=Status.FAILED, error=error))
+    >>> found.title, found.place, found.code
+    ('ZeroDivisionError: division by zero', 'train.py, line 3, in fit', 'x = 1 / 0')
+    """
+    error = record.error
+    if error is None:
+        return None
+    title = f"{error.type}: {error.message}".rstrip(": ")
+    frames = list(_FRAME.finditer(error.traceback))
+    users = [
+        frame
+        for frame in frames
+        if not frame["file"].startswith(_NOT_THE_USERS) and not _OUR_OWN.search(frame["file"])
+    ]
+    if not users:
+        return Fault(title, "", "", error.traceback)
+    last = users[-1]
+    where = "a cell of the notebook" if _OF_A_CELL.search(last["file"]) else re.split(r"[\\/]", last["file"])[-1]
+    function = "" if last["function"] == "<module>" else f", in {last['function']}"
+    place = f"{where}, line {last['line']}{function}"
+    return Fault(title, place, (last["code"] or "").strip(), error.traceback, last["file"], int(last["line"]))
+
+
+def brief(value: object) -> str:
+    """Return a parameter in one short line.
+
+    >>> brief(1e-3), brief([64, 64]), brief("relu"), brief(True)
+    ('0.001', '[64, 64]', 'relu', 'True')
+    """
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, float):
+        text = f"{value:g}"
+    elif isinstance(value, (list, dict)):
+        text = json.dumps(value, ensure_ascii=False)
+    else:
+        text = str(value)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def size(size_bytes: float) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> size(512), size(3_400_000), size(2.5e9)
+    ('512 B', '3.24 MB', '2.33 GB')
+    """
+    for unit in ("B", "KB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.3g} GB"
 
 
 def headline(record: Record) -> str:
