@@ -44,7 +44,7 @@ def test_the_installed_wheel_runs_a_job_and_the_command(wheel: Path, root: Path,
     # The libraries are those of this environment; trainkit itself comes from the wheel, which is found first.
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--prefix", str(folder), str(wheel)],
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", str(wheel)],
         check=True,
     )
     (site / "libraries.pth").write_text("\n".join(libraries))
