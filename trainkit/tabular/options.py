@@ -102,11 +102,21 @@ def allowed(name: str) -> str:
     >>> allowed("dropout")
     'expected a number >= 0, < 1. Share of hidden units left out in a step; 0 for none.'
     """
+    about, kinds = describe_option(name)
+    return f"expected {kinds}. {about}"
+
+
+def describe_option(name: str) -> tuple[str, str]:
+    """Return what an option is for, and what it takes.
+
+    >>> describe_option("dropout")
+    ('Share of hidden units left out in a step; 0 for none.', 'a number >= 0, < 1')
+    """
     schema = cast(dict[str, Any], msgspec.json.schema(TrainOptions)["$defs"]["TrainOptions"]["properties"][name])
     variants = schema.get("anyOf", [schema])
     kinds = [text for variant in variants if (text := _kind(variant))]
     about = schema.get("description") or next((v["description"] for v in variants if "description" in v), "")
-    return f"expected {' or '.join(kinds)}. {about}"
+    return about, " or ".join(kinds)
 
 
 def _kind(schema: dict[str, Any]) -> str:
