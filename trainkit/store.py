@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 import uuid
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from trainkit.errors import JobExistsError, RecordError, UnknownJobError, did_you_mean
+from trainkit.errors import JobExistsError, RecordError, StateError, UnknownJobError, did_you_mean
 from trainkit.locks import FileLock, locked, try_lock
 from trainkit.owners import Process, is_owned
 from trainkit.paths import JobPaths, jobs_folder, models_folder
@@ -17,6 +19,8 @@ from trainkit.record import EndedBy, Record, Status, decode, encode
 from trainkit.streams import encode_line, heal, tail, write_all
 
 ROOT_VARIABLE = "TRAINKIT_ROOT"
+#: How long the owner of a job that is over may take to let go of it.
+_LET_GO_S = 5.0
 
 
 class Handle(msgspec.Struct, kw_only=True):
@@ -212,6 +216,41 @@ class Store:
         paths = self.paths(job_id)
         for path in (*paths.record.parent.glob(f".{job_id}.*.tmp"), *paths.folder.glob(".*.tmp")):
             path.unlink(missing_ok=True)
+
+    def delete(self, job_id: str) -> None:
+        """Remove all files of a job that is over, its model and a damaged record too.  Links are not followed.
+
+        Raises:
+            JobIdError: not a job id.
+            UnknownJobError: no such job.
+            StateError: somebody runs it, or that cannot be known from this host.
+        """
+        paths = self.paths(job_id)
+        try:
+            status = self.observe(job_id).status
+        except RecordError:
+            status = Status.INTERRUPTED  # nobody can go on from a damaged record
+        if not status.terminal:
+            raise StateError(f"job {job_id!r} is {status}; stop it first, then delete it")
+        lock = None
+        if paths.owner_lock.exists():
+            give_up_at = time.monotonic() + _LET_GO_S
+            while (lock := try_lock(paths.owner_lock)) is None:
+                if time.monotonic() > give_up_at:
+                    raise StateError(
+                        f"job {job_id!r} is {status}, but its process still holds its files; try later"
+                    )
+                time.sleep(0.02)
+        try:
+            paths.record.unlink(missing_ok=True)  # first: from here on there is no such job
+            paths.model.unlink(missing_ok=True)
+            if paths.folder.is_symlink():
+                paths.folder.unlink()
+            elif paths.folder.exists():
+                shutil.rmtree(paths.folder)
+        finally:
+            if lock is not None:
+                lock.close()
 
     def write_record(self, record: Record, *, durable: bool) -> None:
         """Replace the record.  Only the owner may call this."""
