@@ -216,7 +216,7 @@ class Job:
         """Let a paused job go on; return its state."""
         return self._ask("resume", until=lambda status: status is not Status.PAUSED)
 
-    def set(self, **params: Any) -> Status:
+    def set(self, /, **params: Any) -> Status:
         """Change parameters of the running job from its next step on; ``lr`` and ``weight_decay`` reach the
         tracked optimizers by themselves.  Returns the job's state."""
         return self._ask("set", params=to_jsonable(params))
