@@ -1,0 +1,171 @@
+"""What requests hold and what answers look like: one definition for validation and for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from trainkit.paths import JOB_ID_PATTERN
+from trainkit.record import Record, Status
+from trainkit.tabular.options import TrainOptions
+
+JobId = Annotated[str, Meta(pattern=f"^{JOB_ID_PATTERN}$", description="The id of a job.")]
+Root = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        description="The root folder of the jobs: absolute, or relative to the server's root folder, and not "
+        "outside of it. Without it the server's default root.",
+    ),
+]
+Offset = Annotated[int, Meta(ge=0, le=2**53, description="Bytes to pass over, as `next` of the answer before.")]
+#: One line without control characters.
+Line = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+class Request(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What every request may say."""
+
+    root: Root | None = None
+
+
+class JobRequest(Request, kw_only=True, frozen=True):
+    """A request about one job."""
+
+    job_id: JobId
+
+
+class SetRequest(JobRequest, kw_only=True, frozen=True):
+    """Parameters to change while the job runs."""
+
+    params: Annotated[
+        dict[Annotated[str, Meta(min_length=1, max_length=200)], float | int | str | bool],
+        Meta(min_length=1, max_length=100, description='New values, for example {"lr": 0.0003}.'),
+    ]
+
+
+class JobsRequest(Request, kw_only=True, frozen=True):
+    """Which jobs to list."""
+
+    state: Annotated[Status | None, Meta(description="Only jobs in this state.")] = None
+    limit: Annotated[int, Meta(ge=1, le=1000, description="At most that many.")] = 100
+    offset: Annotated[int, Meta(ge=0, le=2**53, description="Pass over that many, newest first.")] = 0
+
+
+class MetricsRequest(JobRequest, kw_only=True, frozen=True):
+    """Which metrics to send."""
+
+    since: Offset = 0
+
+
+class LogsRequest(JobRequest, kw_only=True, frozen=True):
+    """Which part of the output to send: the last lines, or what came since."""
+
+    tail: Annotated[int | None, Meta(ge=0, le=100_000, description="Only that many last lines.")] = None
+    since: Offset | None = None
+
+
+# --- answers -------------------------------------------------------------------------------------
+
+
+class Answer(msgspec.Struct, kw_only=True):
+    """What every answer says."""
+
+    ok: bool = True
+
+
+class StatusAnswer(Answer, kw_only=True):
+    """A job's record, with the state that is true now."""
+
+    status: Record
+
+
+class JobsAnswer(Answer, kw_only=True):
+    """The records of a page of jobs, newest first, and how many there are on all pages."""
+
+    jobs: list[Record]
+    count: int
+
+
+class CommandAnswer(Answer, kw_only=True):
+    """The state of a job after it was asked something."""
+
+    job_id: str
+    status: Status
+    message: str
+
+
+class DeletedAnswer(Answer, kw_only=True):
+    """A job that is no more."""
+
+    job_id: str
+    message: str
+
+
+class TrainAnswer(Answer, kw_only=True):
+    """A job that was started, or was there already under the same idempotency key."""
+
+    job_id: str
+    pid: int | None
+    status: Status
+    message: str
+
+
+class MetricsAnswer(Answer, kw_only=True):
+    """Lines of the metrics stream; ``next`` is where to go on, ``more`` whether there is more now."""
+
+    metrics: list[dict[str, Any]]
+    next: int
+    more: bool
+
+
+class LogsAnswer(Answer, kw_only=True):
+    """A piece of the output; ``next`` is where to go on, ``more`` whether there is more now."""
+
+    logs: str
+    next: int
+    more: bool
+
+
+class HealthAnswer(Answer, kw_only=True):
+    """Whether the server is there."""
+
+    timestamp: float
+    service: str
+    version: str
+
+
+class Problem(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What went wrong, and where: the file's line and column for a table."""
+
+    type: str
+    message: str
+    line: int | None = None
+    column: str | int | None = None
+
+
+class ProblemAnswer(msgspec.Struct, kw_only=True):
+    """The answer to what could not be done."""
+
+    ok: bool = False
+    error: Problem
+
+
+class TrainRequest(TrainOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A table to train on, with its options; without a table, made-up rows."""
+
+    data: Annotated[
+        str | None, Meta(max_length=4096, description="A CSV, JSONL or Parquet file below the root.")
+    ] = None
+    dataset: Annotated[str | None, Meta(max_length=4096, description="Another word for data.")] = None
+    name: Annotated[Line | None, Meta(description="What people call the job.")] = None
+    idempotency_key: Annotated[
+        Line | None, Meta(description="A request that is sent again with the same key starts no second job.")
+    ] = None
+    root: Root | None = None

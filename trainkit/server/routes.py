@@ -1,0 +1,27 @@
+"""All routes, in one table: the handlers, the validation and the OpenAPI document are made from it."""
+
+from __future__ import annotations
+
+from trainkit.server import commands, jobs
+from trainkit.server.http import Route
+from trainkit.server.messages import (
+    CommandAnswer,
+    DeletedAnswer,
+    JobRequest,
+    JobsAnswer,
+    JobsRequest,
+    SetRequest,
+    StatusAnswer,
+)
+
+ROUTES = [
+    Route("GET", "/api/train/status", jobs.status, JobRequest, StatusAnswer),
+    Route("GET", "/api/train/jobs", jobs.list_jobs, JobsRequest, JobsAnswer, lane="list"),
+    Route("DELETE", "/api/train/jobs/{job_id}", jobs.delete, JobRequest, DeletedAnswer, lane="ask"),
+    Route("POST", "/api/train/stop", commands.stop, JobRequest, CommandAnswer, lane="ask"),
+    Route("POST", "/api/train/finish", commands.finish, JobRequest, CommandAnswer, lane="ask"),
+    Route("POST", "/api/train/pause", commands.pause, JobRequest, CommandAnswer, lane="ask"),
+    Route("POST", "/api/train/resume", commands.resume, JobRequest, CommandAnswer, lane="ask"),
+    Route("POST", "/api/train/kill", commands.kill, JobRequest, CommandAnswer, lane="ask"),
+    Route("POST", "/api/train/set", commands.set_params, SetRequest, CommandAnswer, lane="ask"),
+]
