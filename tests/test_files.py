@@ -20,7 +20,25 @@ from trainkit.record import Record, Status, encode
 from trainkit.store import Handle, Store
 from trainkit.streams import Appender, tail, write_all
 
-BAD_IDS = ["", ".", "..", "../a", "a/b", "a\\b", "a.b", "-a", "_a", "a\n", "a\0", "ä", "a" * 129, "a b", None, 7, b"a"]
+BAD_IDS = [
+    "",
+    ".",
+    "..",
+    "../a",
+    "a/b",
+    "a\\b",
+    "a.b",
+    "-a",
+    "_a",
+    "a\n",
+    "a\0",
+    "ä",
+    "a" * 129,
+    "a b",
+    None,
+    7,
+    b"a",
+]
 
 
 @pytest.mark.parametrize("job_id", BAD_IDS)
@@ -161,6 +179,21 @@ def test_tailing_in_any_pieces_reads_the_same(tmp_path_factory: pytest.TempPathF
     for end in [*cuts, len(data)]:
         path.write_bytes(data[:end])
         lines, offset = tail(path, offset)
+        seen += [line["n"] for line in lines]
+    assert seen == list(range(20))
+
+
+@pytest.mark.parametrize("limit_bytes", [1, 7, 22, 23, 60, 10_000])
+def test_tailing_in_bounded_pieces_reads_the_same(tmp_path: Path, limit_bytes: int) -> None:
+    """However little is read at once, each line comes once and a torn last line not at all."""
+    path = tmp_path / "s.jsonl"
+    path.write_bytes(b"".join(b'{"n":%d,"loss":"NaN"}\n' % n for n in range(20)) + b'{"n":20')
+    seen: list[int] = []
+    offset, before = 0, -1
+    while offset != before:
+        before = offset
+        lines, offset = tail(path, offset, limit_bytes=limit_bytes)
+        assert len(lines) <= 1 + limit_bytes // 20
         seen += [line["n"] for line in lines]
     assert seen == list(range(20))
 

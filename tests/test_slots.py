@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from trainkit.errors import OptionError
-from trainkit.slots import LIMIT_VARIABLE, Ticket, job_limit, queue_folder, usable_cores, wait_for_turn
+from trainkit.slots import (
+    LIMIT_VARIABLE,
+    Ticket,
+    job_limit,
+    live_job_ids,
+    queue_folder,
+    usable_cores,
+    wait_for_turn,
+)
 
 
 def test_first_drawn_is_first_served(tmp_path: Path) -> None:
@@ -41,6 +49,18 @@ def test_a_killed_jobs_place_is_free(tmp_path: Path) -> None:
     assert ticket.try_start(1) == []
     assert not (tmp_path / f"{0:020d}.dead.ticket").exists()
     ticket.close()
+
+
+def test_live_jobs_are_those_that_hold_a_ticket(tmp_path: Path) -> None:
+    """Waiting and running jobs count, ended and killed ones do not."""
+    (tmp_path / f"{0:020d}.dead.ticket").write_bytes(b"running\n")
+    running, waiting, ended = (Ticket(name, folder=tmp_path, now_ns=n) for n, name in enumerate("abc"))
+    assert running.try_start(1) == []
+    ended.close()
+    assert live_job_ids(tmp_path) == ["a", "b"]
+    running.close()
+    waiting.close()
+    assert live_job_ids(tmp_path) == []
 
 
 def test_waiting_tells_for_whom_once_and_can_be_given_up(tmp_path: Path) -> None:

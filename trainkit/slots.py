@@ -62,6 +62,16 @@ def queue_folder() -> Path:
     return folder
 
 
+def live_job_ids(folder: Path | None = None) -> list[str]:
+    """Return the ids of all jobs of this user on this machine that run or wait, under whatever root.
+
+    Args:
+        folder: where the tickets lie; without it :func:`queue_folder`.
+    """
+    tickets = sorted((folder or queue_folder()).glob("*.ticket"))
+    return [path.name.split(".")[1] for path in tickets if is_locked(path)]
+
+
 class Ticket:
     """A place in the queue, kept until :meth:`close`.
 

@@ -64,12 +64,13 @@ def heal(fd: int) -> None:
         write_all(fd, b"\n")
 
 
-def tail(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+def tail(path: Path, offset: int = 0, *, limit_bytes: int = -1) -> tuple[list[dict[str, Any]], int]:
     """Read the whole lines of a stream from a byte offset on.
 
     Args:
         path: the stream; a missing file reads as empty.
         offset: bytes to pass over, as returned by the call before.
+        limit_bytes: read no more than that at once, and the line that is cut by it; without it all there is.
 
     Returns:
         The lines as dicts, and the offset to go on from.  A torn last line is left for the next call;
@@ -78,7 +79,9 @@ def tail(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            data = file.read()
+            data = file.read(limit_bytes)
+            if len(data) == limit_bytes and not data.endswith(b"\n"):
+                data += file.readline()
     except FileNotFoundError:
         return [], offset
     end = data.rfind(b"\n") + 1
