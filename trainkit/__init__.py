@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trainkit.launching import train as train
     from trainkit.listing import attach as attach
     from trainkit.listing import jobs as jobs
+    from trainkit.panels.show import dashboard as dashboard
+    from trainkit.panels.show import launcher as launcher
     from trainkit.run import Run as Run
     from trainkit.store import Store as Store
     from trainkit.tabular.model import load_model as load_model
@@ -30,14 +32,29 @@ _PUBLIC = {
     "Store": "trainkit.store",
     "TrainkitError": "trainkit.errors",
     "attach": "trainkit.listing",
+    "dashboard": "trainkit.panels.show",
     "jobs": "trainkit.listing",
+    "launcher": "trainkit.panels.show",
     "load_model": "trainkit.tabular.model",
     "read_table": "trainkit.tabular.read",
     "submit": "trainkit.launching",
     "train": "trainkit.launching",
 }
 
-__all__ = ["Job", "Run", "Store", "TrainkitError", "attach", "jobs", "load_model", "read_table", "submit", "train"]
+__all__ = [
+    "Job",
+    "Run",
+    "Store",
+    "TrainkitError",
+    "attach",
+    "dashboard",
+    "jobs",
+    "launcher",
+    "load_model",
+    "read_table",
+    "submit",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

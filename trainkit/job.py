@@ -7,6 +7,7 @@ is as good as the one that ``submit`` returned.  It reads, and appends requests;
 from __future__ import annotations
 
 import asyncio
+import importlib
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit import view
+from trainkit.attempts import resume
 from trainkit.errors import (
     JobFailedError,
     JobInterruptedError,
@@ -212,9 +214,27 @@ class Job:
         """Ask the job to wait after its current step; return its state."""
         return self._ask("pause", until=lambda status: status is not Status.RUNNING)
 
-    def resume(self) -> Status:
-        """Let a paused job go on; return its state."""
-        return self._ask("resume", until=lambda status: status is not Status.PAUSED)
+    def resume(self, *, runner: str | None = None) -> Status:
+        """Let the job go on: at once if it is paused; as a new attempt from its checkpoint if it is over.
+
+        The new attempt reaches the same weights, bit for bit, as a run that was never cut, given
+        ``runner="process"``, ``run.track`` of all that changes, and loops over ``run.epochs`` and
+        ``run.batches``; what cannot be exact is said in a warning.
+
+        Args:
+            runner: for a new attempt, another runner than the job had.
+
+        Returns:
+            The job's state.
+
+        Raises:
+            StateError: the job completed, or somebody else resumes it at this moment.
+            CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
+        """
+        if not self.state.terminal:
+            return self._ask("resume", until=lambda status: status is not Status.PAUSED)
+        resume(self.store, self.id, runner=runner)
+        return self.state
 
     def set(self, /, **params: Any) -> Status:
         """Change parameters of the running job from its next step on; ``lr`` and ``weight_decay`` reach the
@@ -329,6 +349,18 @@ class Job:
         return None, None, False
 
     # --- showing ---------------------------------------------------------------------------------
+
+    def panel(self) -> Any:
+        """Return the live panel of this job, to display it anywhere: charts to zoom, buttons to press.
+
+        Raises:
+            MissingExtraError: the ``notebook`` extra is not installed.
+        """
+        return importlib.import_module("trainkit.panels").monitor(self)
+
+    def _ipython_display_(self) -> None:
+        # By name: the panels stand above this module, and only a front end needs them.
+        importlib.import_module("trainkit.panels").show_job(self)
 
     def __repr__(self) -> str:
         return view.text(self.record)

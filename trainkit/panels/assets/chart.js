@@ -1,0 +1,294 @@
+// A chart of a few series over steps: hover, zoom, log scale, smoothing, the best point.
+
+const CHART_HEIGHT = 168;
+
+// A line is known by colour and by dash, so that it is told apart without colour too.
+const LOOKS = {
+  training: { colour: "--tk-training", dash: null, width: 1.5 },
+  validation: { colour: "--tk-validation", dash: [6, 3], width: 1.75, points: true },
+};
+
+function smoothed(values, weight) {
+  if (!weight) return values;
+  let sum = 0;
+  let share = 0;
+  return values.map((value) => {
+    if (value === null || value === undefined || Number.isNaN(value)) return value;
+    sum = weight * sum + (1 - weight) * value;
+    share = weight * share + (1 - weight);
+    return sum / share;
+  });
+}
+
+class Chart {
+  // lines: [{key, label, look: {colour, dash, width, points}}]; onWindow(low, high | null) asks for finer points.
+  constructor(title, { onWindow, sync, describe } = {}) {
+    this.title = title;
+    this.onWindow = onWindow;
+    this.sync = sync;
+    this.describe = describe;
+    this.lines = [];
+    this.data = new Map();
+    this.detail = null;
+    this.range = null;
+    this.log = false;
+    this.smoothing = 0;
+    this.best = null;
+    this.readout = h("div.tk-readout", { "aria-live": "off" });
+    this.plot = h("div.tk-plot", {
+      tabIndex: 0,
+      role: "img",
+      onkeydown: (event) => this.key(event),
+      onfocus: () => this.u && !this.u.cursor.show,
+    });
+    this.reset = h("button.tk-quiet", { type: "button", hidden: true, onclick: () => this.zoom(null) }, "Reset zoom");
+    this.element = h("figure.tk-chart", { "aria-label": `Chart of ${title}` },
+      h("figcaption", {}, h("span.tk-chart-title", {}, title), this.readout, this.reset), this.plot);
+    this.resizer = new ResizeObserver(() => this.resize());
+    this.resizer.observe(this.plot);
+    this.offTheme = onTheme(() => this.u?.redraw(false, false));
+  }
+
+  setLines(lines) {
+    const key = JSON.stringify(lines);
+    if (key === this.linesKey) return;
+    this.linesKey = key;
+    this.lines = lines;
+    this.build();
+  }
+
+  set(key, x, y) {
+    this.data.set(key, { x: Array.from(x), y: Array.from(y) });
+  }
+
+  add(key, x, y) {
+    const held = this.data.get(key);
+    if (!held) return this.set(key, x, y);
+    for (let i = 0; i < x.length; i += 1) {
+      held.x.push(x[i]);
+      held.y.push(y[i]);
+    }
+  }
+
+  drop(keep) {
+    for (const key of [...this.data.keys()]) if (!keep.includes(key)) this.data.delete(key);
+  }
+
+  options() {
+    const colour = (name) => () => style(this.element, name) || "#888";
+    const axis = {
+      stroke: colour("--tk-muted"),
+      grid: { stroke: colour("--tk-grid"), width: 1 },
+      ticks: { show: false },
+      font: "11px system-ui, sans-serif",
+      labelFont: "11px system-ui, sans-serif",
+    };
+    const lineOf = (line, extra) => ({
+      label: line.label,
+      stroke: colour(line.look.colour),
+      width: line.look.width ?? 1.5,
+      dash: line.look.dash ?? undefined,
+      spanGaps: true,
+      ...extra,
+    });
+    const plain = this.lines.map((line) => lineOf(line, {
+      points: { show: (u, index) => this.dots(u, index, line), size: 5, fill: colour(line.look.colour) },
+      value: () => "",
+    }));
+    const faint = this.smoothing
+      ? this.lines.map((line) => lineOf(line, { points: { show: false }, alpha: 0.28, width: 1, dash: undefined }))
+      : [];
+    return {
+      width: Math.max(120, this.plot.clientWidth),
+      height: CHART_HEIGHT,
+      legend: { show: false },
+      padding: [8, 10, 0, 0],
+      cursor: {
+        sync: this.sync ? { key: this.sync, setSeries: false, scales: ["x", null] } : undefined,
+        drag: { x: true, y: false, setScale: false },
+        points: { size: 7 },
+        y: false,
+      },
+      select: { show: true },
+      scales: {
+        x: { time: false, range: (u, low, high) => this.range ?? [low, high === low ? low + 1 : high] },
+        y: this.log ? { distr: 3, log: 10 } : { range: { min: { pad: 0.08 }, max: { pad: 0.08 } } },
+      },
+      axes: [
+        { ...axis, size: 26, space: 60, values: (u, ticks) => ticks.map((tick) => (tick >= 1e5 ? readableShort(tick) : String(tick))) },
+        { ...axis, size: 52, space: 32, values: (u, ticks) => ticks.map((tick) => (tick === null ? "" : readable(tick))) },
+      ],
+      series: [{}, ...plain, ...faint],
+      hooks: {
+        setCursor: [() => this.read()],
+        setSelect: [(u) => {
+          if (u.select.width > 4) this.zoom([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")]);
+          u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+        }],
+        draw: [(u) => this.drawBest(u)],
+      },
+    };
+  }
+
+  dots(u, index, line) {
+    const count = this.data.get(line.key)?.x.length ?? 0;
+    return count === 1 || Boolean(line.look.points && count < this.plot.clientWidth / 12);
+  }
+
+  build() {
+    this.u?.destroy();
+    this.u = null;
+    if (!this.lines.length || !this.plot.isConnected || this.plot.clientWidth < 40) return;
+    this.u = new uPlot(this.options(), this.aligned(), this.plot);
+    this.u.over.addEventListener("dblclick", () => this.zoom(null));
+    this.read();
+  }
+
+  aligned() {
+    const tables = this.lines.map((line) => {
+      const { x, y } = (this.range && this.detail?.get(line.key)) || this.data.get(line.key) || { x: [], y: [] };
+      const values = this.log ? y.map((value) => (value > 0 ? value : null)) : y;
+      return { x, y: values, smooth: smoothed(values, this.smoothing) };
+    });
+    const one = tables.length === 1 || tables.every((table) => table.x.length === tables[0].x.length && table.x.every((step, i) => step === tables[0].x[i]));
+    if (one) {
+      const first = tables.map((table) => table.smooth);
+      return [tables[0].x, ...first, ...(this.smoothing ? tables.map((table) => table.y) : [])];
+    }
+    return uPlot.join(tables.map((table) => [table.x, table.smooth, ...(this.smoothing ? [table.y] : [])]))
+      .reduce((all, column, i, joined) => {
+        if (i === 0) all[0] = column;
+        else if (!this.smoothing) all.push(column);
+        else all[(i % 2 === 1 ? 1 : 1 + this.lines.length) + Math.floor((i - 1) / 2)] = column;
+        return all;
+      }, []);
+  }
+
+  draw() {
+    if (!this.u) this.build();
+    else this.u.setData(this.aligned(), true);
+    this.read();
+  }
+
+  resize() {
+    const width = this.plot.clientWidth;
+    if (!this.u) this.build();
+    else if (width >= 40 && Math.abs(width - this.u.width) > 1) this.u.setSize({ width, height: CHART_HEIGHT });
+  }
+
+  look({ log, smoothing }) {
+    const rebuild = this.log !== log || Boolean(this.smoothing) !== Boolean(smoothing);
+    this.log = log;
+    this.smoothing = smoothing;
+    if (rebuild) this.build();
+    else this.draw();
+  }
+
+  zoom(range) {
+    this.range = range;
+    this.detail = null;
+    show(this.reset, Boolean(range));
+    this.draw();
+    this.onWindow?.(range);
+  }
+
+  // Finer points for the range that is shown.
+  refine(low, high, found) {
+    if (!this.range || Math.abs(this.range[0] - low) > 1e-9 || Math.abs(this.range[1] - high) > 1e-9) return;
+    this.detail = found;
+    this.draw();
+  }
+
+  // What is under the cursor, or the last values.
+  read() {
+    const u = this.u;
+    const at = u?.cursor.idx;
+    const over = u && at !== null && at !== undefined && u.cursor.left >= 0;
+    const parts = this.lines.map((line, i) => {
+      const held = this.data.get(line.key);
+      let value = held?.y[held.y.length - 1];
+      if (over) {
+        const column = u.data[i + 1];
+        value = null;
+        for (let back = at; back >= 0; back -= 1) {
+          if (column[back] !== null && column[back] !== undefined) {
+            value = column[back];
+            break;
+          }
+        }
+      }
+      return { line, text: value === undefined || value === null ? "–" : readable(value) };
+    });
+    const step = over ? `step ${grouped(u.data[0][at])}` : "";
+    rebuild(this.readout, [step, parts.map((part) => [part.line.key, part.text])], () => [
+      h("span.tk-at", {}, step),
+      ...parts.map(({ line, text }) => h("span.tk-value", {},
+        h("span.tk-key", { style: `--tk-line: var(${line.look.colour})`, class: line.look.dash ? "tk-key tk-dashed" : "tk-key" }),
+        h("span.tk-line-name", {}, line.label), h("b", {}, text))),
+    ]);
+    const words = parts.map(({ line, text }) => `${line.label} ${text}`).join(", ");
+    this.plot.setAttribute("aria-label", `${this.title}${step ? `, ${step}` : ""}: ${words}. Arrow keys read values, + and − zoom, Escape resets.`);
+  }
+
+  drawBest(u) {
+    if (!this.best || this.best.value === null) return;
+    const x = u.valToPos(this.best.step, "x", true);
+    const y = u.valToPos(this.best.value, "y", true);
+    const box = u.bbox;
+    if (!(x >= box.left - 1 && x <= box.left + box.width + 1 && y >= box.top - 1 && y <= box.top + box.height + 1)) return;
+    const c = u.ctx;
+    const size = 5 * devicePixelRatio;
+    c.save();
+    c.beginPath();
+    for (let i = 0; i < 10; i += 1) {
+      const r = i % 2 ? size * 0.45 : size * 1.15;
+      const angle = (Math.PI / 5) * i - Math.PI / 2;
+      c.lineTo(x + r * Math.cos(angle), y + r * Math.sin(angle));
+    }
+    c.closePath();
+    c.fillStyle = style(this.element, "--tk-text");
+    c.strokeStyle = style(this.element, "--tk-surface");
+    c.lineWidth = 1.5 * devicePixelRatio;
+    c.stroke();
+    c.fill();
+    c.restore();
+  }
+
+  key(event) {
+    const u = this.u;
+    if (!u || !u.data[0].length) return;
+    const steps = u.data[0];
+    const [low, high] = [u.scales.x.min, u.scales.x.max];
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+      const by = (event.key === "ArrowLeft" ? -1 : 1) * (event.shiftKey ? 10 : 1);
+      const from = u.cursor.idx ?? (by > 0 ? -1 : steps.length);
+      const to = Math.min(steps.length - 1, Math.max(0, from + by));
+      u.setCursor({ left: u.valToPos(steps[to], "x"), top: 10 });
+    } else if (event.key === "+" || event.key === "-") {
+      const middle = u.cursor.idx !== null && u.cursor.idx !== undefined ? steps[u.cursor.idx] : (low + high) / 2;
+      const half = ((high - low) / 2) * (event.key === "+" ? 0.5 : 2);
+      const range = [Math.max(steps[0], middle - half), Math.min(steps[steps.length - 1], middle + half)];
+      this.zoom(range[1] - range[0] >= steps[steps.length - 1] - steps[0] && !this.range ? null : range);
+    } else if (event.key === "Escape" || event.key === "0") {
+      this.zoom(null);
+      u.setCursor({ left: -10, top: -10 });
+    } else {
+      return;
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  close() {
+    this.resizer.disconnect();
+    this.offTheme();
+    this.u?.destroy();
+    this.u = null;
+  }
+}
+
+function readableShort(value) {
+  if (value >= 1e9) return `${Number((value / 1e9).toPrecision(3))}G`;
+  if (value >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
+  return `${Number((value / 1e3).toPrecision(3))}k`;
+}

@@ -1,0 +1,341 @@
+// One job: where it is, its charts, what it was given, what it printed, and what can be asked of it.
+
+const NOTES = {
+  QUEUED: "Waiting for a free place to run",
+  STOPPING: "Ending after its current step",
+  PAUSED: "Waits after its current step; nothing is lost",
+};
+
+function statePill(status, phase) {
+  return h(`span.tk-state.tk-${status.toLowerCase()}`, {}, icon(status), h("span", {}, status.charAt(0) + status.slice(1).toLowerCase()),
+    phase && status === "RUNNING" && phase !== "training" ? h("span.tk-phase", {}, phase) : null);
+}
+
+class MonitorView {
+  // send(message): to the feed of this job; wire: for asking.
+  constructor(wire, send, { heading = true, onBack = null } = {}) {
+    this.wire = wire;
+    this.send = send;
+    this.card = null;
+    this.seq = null;
+    this.charts = new Map();
+    this.settings = { log: false, smoothing: 0 };
+    this.output = "";
+    this.pending = null;
+    this.dirty = new Set();
+    this.syncKey = newId("sync");
+    this.onBack = onBack;
+    this.build(heading);
+  }
+
+  build() {
+    this.title = h("h3.tk-name", {});
+    this.state = h("div.tk-state-slot", { role: "status", "aria-live": "polite" });
+    this.buttons = h("div.tk-buttons", { role: "group", "aria-label": "Ask the job" });
+    this.bar = h("div.tk-bar-fill", {});
+    this.barBox = h("div.tk-bar", { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress" }, this.bar);
+    this.where = h("span.tk-where", {});
+    this.speed = h("span.tk-speed", {});
+    this.percent = h("span.tk-percent", {});
+    this.note = h("div.tk-note", { role: "status", "aria-live": "polite", hidden: true });
+    this.fault = h("section.tk-fault", { role: "alert", hidden: true });
+    this.kernel = h("div.tk-note.tk-warning", { role: "alert", hidden: true });
+    this.viaKernel = h("div.tk-note.tk-info", { hidden: true });
+    const log = h("input", { type: "checkbox", onchange: () => this.set({ log: log.checked }) });
+    const smooth = h("input.tk-slider", {
+      type: "range", min: "0", max: "0.98", step: "0.02", value: "0", "aria-label": "Smoothing",
+      oninput: () => this.set({ smoothing: Number(smooth.value) }),
+    });
+    this.smoothValue = h("span.tk-number", {}, "0");
+    this.tools = h("div.tk-tools", { hidden: true },
+      h("label.tk-tool", {}, "Smoothing", smooth, this.smoothValue),
+      h("label.tk-tool", {}, log, "Log scale"));
+    this.chartsBox = h("div.tk-charts", {});
+    this.empty = h("div.tk-empty", { hidden: true });
+    this.facts = h("dl.tk-facts", {});
+    this.params = h("dl.tk-facts", {});
+    this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params);
+    this.files = h("dl.tk-facts.tk-paths", {});
+    this.log = h("pre.tk-log", { tabIndex: 0, "aria-label": "Output of the job" });
+    this.lastLine = h("span.tk-last-line", {});
+    this.outputBox = h("details.tk-output", { hidden: true, ontoggle: () => this.drawOutput() },
+      h("summary", {}, h("span", {}, "Output"), this.lastLine), this.log);
+    this.body = h("div.tk-body", {},
+      this.fault,
+      this.tools, this.chartsBox, this.empty,
+      h("div.tk-columns", {}, h("section", {}, h("h4", {}, "Run"), this.facts), this.paramsBox,
+        h("section.tk-files", {}, h("h4", {}, "Files"), this.files)),
+      this.outputBox);
+    const back = this.onBack ? h("button.tk-quiet.tk-back", { type: "button", onclick: this.onBack, "aria-label": "Back to all jobs" }, icon("back"), "All jobs") : null;
+    this.element = h("section.tk-monitor", {},
+      h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state), this.buttons),
+      h("div.tk-progress", {}, this.barBox, h("div.tk-progress-line", {}, this.where, this.speed, this.percent)),
+      this.kernel, this.note, this.viaKernel, this.body);
+  }
+
+  handle(content, buffers) {
+    if (content.type === "full") {
+      this.seq = content.seq;
+      this.card = content.card;
+      this.output = content.output;
+      for (const chart of this.charts.values()) chart.drop(content.series.map((series) => series.name));
+      this.take(content.series, buffers, true);
+      this.draw();
+    } else if (content.type === "delta") {
+      if (this.card === null || content.seq !== this.seq + 1) {
+        if (!this.asked || Date.now() - this.asked > 2000) {
+          this.asked = Date.now();
+          this.send({ type: "hello" }); // something was missed: have it all again
+        }
+        return;
+      }
+      this.seq = content.seq;
+      Object.assign(this.card, content.card);
+      if (content.output !== undefined) this.output = content.output;
+      if (content.printed) this.output = lastLines(this.output + content.printed);
+      this.take(content.series, buffers, false);
+      this.draw();
+    } else if (content.type === "window") {
+      const found = new Map(content.series.map((series) => {
+        const { x, y } = points(series, buffers);
+        return [series.name, { x: Array.from(x), y: Array.from(y) }];
+      }));
+      for (const chart of this.charts.values()) {
+        if (chart.lines.some((line) => found.has(line.key))) chart.refine(content.low, content.high, found);
+      }
+    } else if (content.type === "asked") {
+      this.pending = null;
+      if (!content.ok) this.tell(content.message, "tk-warning");
+      this.drawButtons();
+    } else if (content.type === "trouble") {
+      this.tell(content.message, "tk-warning");
+    } else if (content.type === "lost") {
+      this.drawLost(content.lost);
+    }
+  }
+
+  take(series, buffers, anew) {
+    this.waiting ??= new Map();
+    for (const each of series) {
+      const { x, y } = points(each, buffers);
+      const group = this.card.groups.find(([, names]) => names.includes(each.name));
+      if (!group) continue;
+      const chart = this.chart(group);
+      if (anew) chart.set(each.name, x, y);
+      else chart.add(each.name, x, y);
+      this.dirty.add(chart);
+    }
+    for (const group of this.card.groups) this.chart(group);
+  }
+
+  chart([title, names]) {
+    let chart = this.charts.get(title);
+    if (!chart) {
+      chart = new Chart(title, {
+        sync: this.syncKey,
+        onWindow: (range) => range && this.send({ type: "window", names: chart.lines.map((line) => line.key), low: range[0], high: range[1] }),
+      });
+      chart.log = this.settings.log;
+      chart.smoothing = this.settings.smoothing;
+      this.charts.set(title, chart);
+      this.chartsBox.append(chart.element);
+    }
+    const paired = names.length > 1;
+    chart.setLines(names.map((name) => {
+      const validation = name.startsWith("val_");
+      return { key: name, label: validation ? "validation" : paired ? "training" : "", look: validation ? LOOKS.validation : LOOKS.training };
+    }));
+    return chart;
+  }
+
+  set(change) {
+    Object.assign(this.settings, change);
+    say(this.smoothValue, this.settings.smoothing ? this.settings.smoothing.toFixed(2) : "0");
+    for (const chart of this.charts.values()) chart.look(this.settings);
+  }
+
+  draw() {
+    const card = this.card;
+    this.element.setAttribute("aria-label", `Job ${card.name}`);
+    say(this.title, card.name);
+    rebuild(this.state, [card.status, card.phase], () => [statePill(card.status, card.phase)]);
+    const facts = new Map(card.facts);
+    const left = facts.get("time left");
+    const speed = facts.get("throughput");
+    say(this.where, card.headline || (card.live ? "not begun yet" : ""));
+    say(this.speed, card.live ? [speed, left ? `${left} left` : ""].filter(Boolean).join(" · ") : facts.has("took") ? `took ${facts.get("took")}` : "");
+    const known = card.progress_known || !card.live;
+    const percent = Math.min(100, Math.max(0, card.progress));
+    say(this.percent, known ? `${percent.toFixed(0)} %` : "");
+    this.barBox.className = `tk-bar tk-${card.status.toLowerCase()}${known ? "" : " tk-endless"}`;
+    this.bar.style.transform = `scaleX(${known ? percent / 100 : 1})`;
+    if (known) this.barBox.setAttribute("aria-valuenow", percent.toFixed(0));
+    this.drawNote();
+    this.drawFault(card.fault);
+    this.drawButtons();
+    this.drawCharts();
+    const shown = card.facts.filter(([label]) => !["time left", "throughput", "took"].includes(label));
+    this.pairs(this.facts, shown);
+    this.pairs(this.params, card.params);
+    show(this.paramsBox, card.params.length > 0);
+    const paths = [["model", card.model], ["checkpoint", card.checkpoint], ["folder", card.files]].filter(([, path]) => path);
+    this.pairs(this.files, paths);
+    this.drawOutput();
+  }
+
+  pairs(list, pairs) {
+    const labels = pairs.map(([label]) => label);
+    rebuild(list, labels, () => labels.flatMap((label) => [h("dt", {}, label), h("dd", {})]));
+    const values = list.querySelectorAll("dd");
+    pairs.forEach(([, value], i) => {
+      say(values[i], value);
+      values[i].title = value;
+    });
+  }
+
+  drawNote() {
+    const card = this.card;
+    let text = card.message || NOTES[card.status] || "";
+    if (card.status === "FAILED") text = "";
+    if (card.silent_s) text = `No sign of life for ${card.silent_s} s. It runs on another machine, so nobody here can tell whether it still does.`;
+    const remarks = [text, ...card.remarks].filter(Boolean);
+    if (this.told && Date.now() - this.told.at < 12000) return;
+    this.told = null;
+    this.note.className = `tk-note ${card.silent_s || card.status === "INTERRUPTED" ? "tk-warning" : "tk-info"}`;
+    rebuild(this.note, remarks, () => remarks.map((remark) => h("p", {}, remark)));
+    show(this.note, remarks.length > 0);
+  }
+
+  tell(text, kind = "tk-info") {
+    this.told = { at: Date.now() };
+    this.note.className = `tk-note ${kind}`;
+    rebuild(this.note, [text, Date.now()], () => [h("p", {}, text)]);
+    show(this.note, true);
+  }
+
+  drawFault(fault) {
+    show(this.fault, Boolean(fault));
+    if (!fault) return;
+    rebuild(this.fault, fault, () => [
+      h("p.tk-fault-title", {}, icon("FAILED"), h("span", {}, fault.title)),
+      fault.place ? h("p.tk-fault-place", {}, fault.place) : null,
+      fault.code ? h("pre.tk-fault-code", {}, fault.code) : null,
+      h("details", {}, h("summary", {}, "Traceback"), h("pre.tk-log", { tabIndex: 0 }, fault.traceback)),
+    ].filter(Boolean));
+  }
+
+  drawButtons() {
+    const { actions, status } = this.card ?? { actions: [] };
+    rebuild(this.buttons, [actions, this.pending, status], () => actions.map((action) => h(`button.tk-button.tk-do-${action.name}`, {
+      type: "button",
+      title: action.explains,
+      disabled: this.pending === action.name,
+      "aria-busy": this.pending === action.name ? "true" : null,
+      onclick: () => this.ask(action),
+    }, action.label)));
+  }
+
+  async ask(action) {
+    if (action.name === "kill" && !window.confirm(`Kill ${this.card.name}? ${action.explains}.`)) return;
+    this.pending = action.name;
+    this.drawButtons();
+    try {
+      const told = await this.wire.ask(this.card, action.name);
+      if (told === null) return; // on its way through the kernel; the answer comes as a message
+      if (this.wire.lost && told) this.tell(told);
+    } catch (error) {
+      this.tell(error.message, "tk-warning");
+    }
+    this.pending = null;
+    this.drawButtons();
+    if (this.wire.lost) this.follow();
+  }
+
+  drawCharts() {
+    const any = this.charts.size > 0;
+    show(this.tools, any);
+    show(this.empty, !any && this.card.status !== "FAILED");
+    say(this.empty, this.card.live ? "Charts appear with the first run.log(…)" : "Nothing was logged");
+    for (const chart of this.charts.values()) {
+      const best = this.card.best;
+      const here = best && chart.lines.some((line) => line.key === best.metric) ? best : null;
+      if (JSON.stringify(here) !== JSON.stringify(chart.best)) {
+        chart.best = here;
+        this.dirty.add(chart);
+      }
+    }
+    for (const chart of this.dirty) chart.draw();
+    this.dirty.clear();
+  }
+
+  drawOutput() {
+    const lines = overwritten(this.output).trimEnd();
+    show(this.outputBox, lines.length > 0);
+    say(this.lastLine, this.outputBox.open ? "" : lines.slice(lines.lastIndexOf("\n") + 1));
+    if (!this.outputBox.open) return;
+    const atEnd = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 24;
+    say(this.log, lines);
+    if (atEnd) this.log.scrollTop = this.log.scrollHeight;
+  }
+
+  // Say whether the buttons can be heard while the kernel is busy.
+  async drawWays() {
+    const present = await server.present();
+    show(this.viaKernel, !present && Boolean(this.card?.live));
+    say(this.viaKernel, "Buttons go through the kernel here: while a cell runs, they may wait until it has ended.");
+  }
+
+  drawLost(lost) {
+    show(this.kernel, lost);
+    if (!lost) return clearInterval(this.following);
+    rebuild(this.kernel, [this.card?.job_id], () => [
+      h("p", {}, "The kernel that fed this panel is gone, so what you see may be old. To go on watching, run "),
+      h("code", {}, `tk.attach("${this.card?.job_id ?? ""}")`),
+    ]);
+    this.follow();
+  }
+
+  // Without a kernel the state can still be asked of the server.
+  async follow() {
+    clearInterval(this.following);
+    if (!this.card || !(await server.present())) return;
+    const look = async () => {
+      if (!this.wire.lost || !this.element.isConnected) return clearInterval(this.following);
+      const query = `status?job_id=${encodeURIComponent(this.card.job_id)}&root=${encodeURIComponent(this.card.root)}`;
+      const { body } = await server.call("GET", query).catch(() => ({ body: {} }));
+      if (!body.ok) return;
+      this.takeRecord(body.status);
+      if (!this.card.live) clearInterval(this.following);
+    };
+    await look();
+    this.following = setInterval(look, 2000);
+  }
+
+  takeRecord(record) {
+    const live = !["COMPLETED", "STOPPED", "FAILED", "INTERRUPTED"].includes(record.status);
+    const where = [];
+    if (record.epoch) where.push(record.epochs ? `epoch ${record.epoch}/${record.epochs}` : `epoch ${record.epoch}`);
+    if (record.step) where.push(record.total_steps ? `step ${record.step}/${record.total_steps}` : `step ${record.step}`);
+    Object.assign(this.card, {
+      status: record.status, phase: record.phase ?? "", live, message: record.message ?? "", progress: record.progress,
+      headline: where.join(" · "), facts: this.card.facts.filter(([label]) => label === "runner" || label === "best"),
+    });
+    if (!live) this.card.actions = [];
+    this.draw();
+  }
+
+  close() {
+    clearInterval(this.following);
+    for (const chart of this.charts.values()) chart.close();
+  }
+}
+
+function lastLines(text) {
+  const kept = text.length > 40000 ? text.slice(-32000) : text;
+  const lines = kept.split("\n");
+  return lines.length > 201 ? lines.slice(-201).join("\n") : kept;
+}
+
+function overwritten(text) {
+  return text.includes("\r") ? text.split("\n").map((line) => line.replace(/\r+$/, "").split("\r").pop()).join("\n") : text;
+}

@@ -1,0 +1,224 @@
+"""What a panel says about one job, as messages: everything at first, then only what is new.
+
+A feed reads nothing but files, so it serves every runner and jobs of other kernels; it knows no widget.
+
+A message is a JSON object and binary buffers.  ``{"type": "full", "card": …, "series": […], "output": …}`` draws a
+job from nothing; ``{"type": "delta", …}`` holds what changed since the message before, whose ``seq`` is one less.
+A series names, in ``at``, the buffer with its steps (float64); the next one holds its values (float32).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import psutil
+
+from trainkit import view
+from trainkit.owners import Process, is_running
+from trainkit.panels.printed import Printed
+from trainkit.panels.series import Floats, History, thinned
+from trainkit.record import Record, Status
+from trainkit.store import Store
+
+Message = tuple[dict[str, Any], list[bytes]]
+
+#: Points of one metric in a full message, and in one delta.
+POINTS, DELTA_POINTS = 1200, 200
+#: Beyond so many points sent, the browser gets a thinned set again.
+MOST_POINTS = 4000
+#: A front end may miss a delta while it starts, or while the server is busy: all is sent again so often.
+_FULL_EVERY_S, _SETTLING_S = 20.0, 3.0
+#: A job of another host is silent if its heartbeat has not moved for so long, on our own clock.
+_SILENT_S = 10.0
+_MEMORY_EVERY_S = 1.0
+
+
+class JobFeed:
+    """The messages about one job.
+
+    Args:
+        store: where it is.
+        job_id: the job.
+        clock: Unix seconds.
+        ticks: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        job_id: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.job_id = job_id
+        self.paths = store.paths(job_id)
+        self.history = History(self.paths.metrics)
+        self.record: Record | None = None
+        self.ended = False
+        self._printed = Printed(self.paths.output)
+        self._clock, self._ticks = clock, ticks
+        self._began = ticks()
+        self._seq = 0
+        self._full_at = -_FULL_EVERY_S
+        self._full_wanted = True
+        self._card: dict[str, Any] = {}
+        self._generation = 0
+        self._sent: dict[str, int] = {}  # points of a metric that the browser knows of
+        self._held: dict[str, int] = {}  # points of a metric that the browser holds
+        self._memory: tuple[float, int | None] = (-_MEMORY_EVERY_S, None)
+        self._heard: tuple[float | None, float] = (None, ticks())
+        self.remarks: list[str] = []
+
+    def want_full(self) -> None:
+        """Let the next message be a full one: a browser has come that knows nothing."""
+        self._full_wanted = True
+
+    def next(self) -> Message | None:
+        """Return what is new since the last call, or None.
+
+        Raises:
+            UnknownJobError: the job was deleted.
+            RecordError: its record is damaged.
+        """
+        # The record first: if it is terminal, all that the streams will ever hold is in them.
+        self.record = record = self.store.observe(self.job_id)
+        grown = self.history.read()
+        output, output_anew = self._printed.read()
+        card = self.card(record)
+        ended, self.ended = self.ended, record.status.terminal
+        now = self._ticks()
+        starting = now - self._began < _SETTLING_S
+        if (
+            self._full_wanted
+            or self.ended != ended
+            or self.history.generation != self._generation
+            or any(held > MOST_POINTS for held in self._held.values())
+            or ((grown or card != self._card) and (starting or now - self._full_at >= _FULL_EVERY_S))
+        ):
+            return self._full(card, now)
+        changed = {key: value for key, value in card.items() if self._card.get(key) != value}
+        if not (grown or output or changed):
+            return None
+        self._card = card
+        self._seq += 1
+        content: dict[str, Any] = {"type": "delta", "seq": self._seq, "card": changed}
+        if output:
+            content["printed" if not output_anew else "output"] = output
+        buffers: list[bytes] = []
+        content["series"] = [
+            self._series(name, buffers, self._sent.get(name, 0), DELTA_POINTS)
+            for name, points in self.history.metrics.items()
+            if points.count > self._sent.get(name, 0)
+        ]
+        return content, buffers
+
+    def full(self) -> Message:
+        """Return all there is, for a panel that is just being made."""
+        self.record = record = self.store.observe(self.job_id)
+        self.history.read()
+        self._printed.read()
+        self.ended = record.status.terminal
+        return self._full(self.card(record), self._ticks())
+
+    def window(self, names: list[str], low: float, high: float) -> Message:
+        """Return finer points of some metrics within a range of steps."""
+        buffers: list[bytes] = []
+        series = []
+        for name in names:
+            if (points := self.history.metrics.get(name)) is not None:
+                part = points.between(low, high)
+                series.append(_packed(name, points.x[part], points.y[part], POINTS, buffers))
+        return {"type": "window", "low": low, "high": high, "series": series}, buffers
+
+    def card(self, record: Record) -> dict[str, Any]:
+        """Return what is shown of the record, as JSON can hold it."""
+        now = self._clock()
+        seen = view.view(record, now=now, memory_bytes=self._memory_bytes(record))
+        card = dataclasses.asdict(seen)
+        card |= {
+            "status": str(record.status),
+            "live": not record.status.terminal,
+            "phase": str(record.phase or ""),
+            "job_id": record.job_id,
+            "root": str(self.store.root),
+            "runner": record.runner,
+            "ended_by": str(record.ended_by or ""),
+            "progress_known": bool(record.total_steps or record.epochs),
+            "checkpoint": record.checkpoint.path if record.checkpoint else "",
+            "model": str(self.paths.model.relative_to(self.store.root)) if self.paths.model.exists() else "",
+            "files": str(self.paths.folder.relative_to(self.store.root)),
+            "best": None,
+            "silent_s": self._silent_s(record),
+            "remarks": list(self.remarks),
+            "groups": list(view.groups(self.history.metrics).items()),
+        }
+        if record.best is not None:
+            card["best"] = {"metric": record.best.metric, "step": record.best.step, "value": _finite(record.best.value)}
+        return card
+
+    # --- details ---------------------------------------------------------------------------------
+
+    def _full(self, card: dict[str, Any], now: float) -> Message:
+        self._card, self._full_at, self._full_wanted = card, now, False
+        self._generation = self.history.generation
+        self._seq += 1
+        self._sent, self._held = {}, {}
+        buffers: list[bytes] = []
+        series = [self._series(name, buffers, 0, POINTS) for name in self.history.metrics]
+        return {
+            "type": "full",
+            "seq": self._seq,
+            "card": card,
+            "series": series,
+            "output": self._printed.tail(),
+        }, buffers
+
+    def _series(self, name: str, buffers: list[bytes], since: int, count: int) -> dict[str, Any]:
+        points = self.history.metrics[name]
+        packed = _packed(name, points.x[since:], points.y[since:], count, buffers)
+        self._sent[name] = points.count
+        self._held[name] = self._held.get(name, 0) + packed["count"]
+        return packed | {"total": points.count}
+
+    def _memory_bytes(self, record: Record) -> int | None:
+        """The resident memory of the process that runs the job, if it is of this machine."""
+        if record.status.terminal or not (record.pid and record.process_started_at and record.boot_id):
+            return None
+        measured_at, found = self._memory
+        now = self._ticks()
+        if now - measured_at >= _MEMORY_EVERY_S:
+            identity = Process(record.pid, record.process_started_at, record.boot_id, record.host or "")
+            try:
+                found = int(psutil.Process(record.pid).memory_info().rss) if is_running(identity) else None
+            except psutil.Error:
+                found = None  # it ended between the two questions
+            self._memory = (now, found)
+        return found
+
+    def _silent_s(self, record: Record) -> int | None:
+        """For how long a job that cannot be asked has given no sign of life, if that is long."""
+        now = self._ticks()
+        if record.heartbeat_at != self._heard[0]:
+            self._heard = (record.heartbeat_at, now)
+        silent = now - self._heard[1]
+        if record.status.terminal or record.status is Status.QUEUED or silent < _SILENT_S:
+            return None
+        return int(silent) if self.store.is_owned(record) is None else None
+
+
+def _packed(name: str, x: Floats, y: Floats, count: int, buffers: list[bytes]) -> dict[str, Any]:
+    last = float(y[-1]) if len(y) else 0.0
+    x, y = thinned(x, y, count)
+    at = len(buffers)
+    buffers += [x.astype("<f8").tobytes(), y.astype("<f4").tobytes()]
+    return {"name": name, "at": at, "count": len(x), "last": view.number(last) if np.isfinite(last) else str(last)}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None

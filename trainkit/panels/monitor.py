@@ -1,0 +1,97 @@
+"""The monitor: one job, live, with its charts and its buttons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import traitlets
+
+from trainkit.errors import OptionError
+from trainkit.job import Job
+from trainkit.panels.feed import JobFeed, Message
+from trainkit.panels.panel import Panel
+from trainkit.panels.plain import live_text
+
+#: What a button may ask for, and so what a page may.
+ASKABLE = ("stop", "finish", "pause", "resume", "kill", "checkpoint")
+
+
+class Monitor(Panel):
+    """The panel of one job.
+
+    Args:
+        job: which.
+        on_end: called once in the refresher's thread when the job has ended and all of it is sent.
+    """
+
+    kind = traitlets.Unicode("monitor", read_only=True).tag(sync=True)
+
+    def __init__(self, job: Job, *, on_end: Any = None) -> None:
+        self.job = job
+        self.feed = JobFeed(job.store, job.id)
+        self._on_end = on_end
+        super().__init__(job.store)
+        self.begin()
+
+    def news(self) -> Message | None:
+        """Return what is new; at the end, keep all of it in the widget's state."""
+        was_over = self.feed.ended
+        message = self.feed.next()
+        if self.feed.ended and not was_over:
+            self.publish()
+        if self.feed.ended and self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            on_end(self)
+        return message if not self._closed else None
+
+    def everything(self) -> Message:
+        """Return the whole job."""
+        return self.feed.full()
+
+    def over(self) -> bool:
+        """Whether the job has ended."""
+        return self.feed.ended
+
+    def told(self, message: dict[str, Any]) -> Message | None:
+        """Do what the page asks for."""
+        return answer(self, self.feed, self.job, message)
+
+    def text(self) -> str:
+        """Return the job as stable text."""
+        return live_text(self.job)
+
+
+def answer(panel: Panel, feed: JobFeed, job: Job, message: dict[str, Any]) -> Message | None:
+    """Answer what a page asks about one job; the same in every panel that shows one.
+
+    Args:
+        panel: where the answer goes.
+        feed: of the job.
+        job: the job.
+        message: as the page sent it: nothing in it is trusted.
+    """
+    kind = message.get("type")
+    if kind == "hello":
+        feed.want_full()
+    elif kind == "window":
+        names = [name for name in message.get("names", []) if isinstance(name, str)]
+        return feed.window(names, float(message.get("low", 0)), float(message.get("high", 0)))
+    elif kind == "ask":
+        ask(panel, job, message)
+    return None
+
+
+def ask(panel: Panel, job: Job, message: dict[str, Any]) -> None:
+    """Ask a job for what a button says, without waiting for it here."""
+    action = message.get("action")
+    params = message.get("params")
+
+    def work() -> None:
+        if action == "set" and isinstance(params, dict):
+            job.set(**params)
+        elif action in ASKABLE:
+            getattr(job, str(action))()
+        else:
+            raise OptionError(f"{action!r} cannot be asked of a job; allowed: {', '.join(ASKABLE)}")
+
+    panel.in_background(work, about=str(action))

@@ -1,0 +1,184 @@
+"""What all panels have in common: one widget, refreshed from files by one thread, closed without a trace."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anywidget
+import traitlets
+
+from trainkit.errors import TrainkitError
+from trainkit.panels import assets
+from trainkit.panels.feed import Message
+from trainkit.panels.frontend import ipython_shell
+from trainkit.panels.refresher import refresher
+from trainkit.store import Store
+
+#: A page says "here" every 20 s, a hidden one every minute.  If the kernel is free to listen and hears nothing
+#: for so long, nobody looks; what is sent on would pile up in the server.
+UNSEEN_S = 150.0
+
+
+class Panel(anywidget.AnyWidget):
+    """A widget that the refresher keeps fresh.
+
+    A subclass gives ``news()``, ``everything()`` and ``told(message)``.
+
+    Args:
+        store: whose jobs it shows.
+    """
+
+    kind = traitlets.Unicode(read_only=True).tag(sync=True)
+    #: A full message: what a page draws before it has heard anything else.
+    opening = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, store: Store) -> None:
+        self._esm, self._css = assets.script(), assets.style()
+        self.store = store
+        # On ipykernel 7 the cell that messages belong to is a context variable: ours, not the refresher's.
+        self._context = contextvars.copy_context()
+        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None
+        self._inbox: list[dict[str, Any]] = []
+        self._closed = False
+        super().__init__(opening=_opening(self.everything()))
+        if hasattr(self.comm, "_reply_subshell_for"):
+            # ipykernel 7.4 routes what the page says to the shell that last published, which may be busy with a cell.
+            self.comm._reply_subshell_for = lambda data, default: default
+        self.on_msg(self._receive)
+
+    # --- for subclasses --------------------------------------------------------------------------
+
+    def news(self) -> Message | None:
+        """Return what is new, or None.  Called by the refresher's thread."""
+        raise NotImplementedError
+
+    def everything(self) -> Message:
+        """Return a full message."""
+        raise NotImplementedError
+
+    def over(self) -> bool:
+        """Whether there can be no more news."""
+        return False
+
+    def told(self, message: dict[str, Any]) -> Message | None:
+        """Answer a message of the page, in the refresher's thread."""
+        return None
+
+    def text(self) -> str:
+        """Return what is shown where there is no front end: nothing that differs between two equal runs."""
+        raise NotImplementedError
+
+    # --- the life of a panel ---------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Stay fresh from now on."""
+        refresher.add(self)
+
+    def publish(self) -> None:
+        """Put all there is into the widget's state, for pages that come later."""
+        self.opening = _opening(self.everything())
+
+    def close(self) -> None:
+        """Remove the panel from the page and from the kernel."""
+        if not self._closed:
+            self._closed = True
+            refresher.remove(self)
+            layout = self.layout
+            super().close()
+            if layout is not None:
+                layout.close()
+
+    def refresh(self) -> bool:
+        """Send what is new; called by the refresher."""
+        return bool(self._context.run(self._refresh))
+
+    def _refresh(self) -> bool:
+        if self._closed:
+            return False
+        while self._inbox:
+            message = self._inbox.pop(0)
+            answer = self.told(message)
+            if answer is not None:
+                self._deliver(answer)
+        if (news := self.news()) is not None:
+            self._deliver(news)
+        if self._closed:
+            return False
+        return (not self.over() or bool(self._inbox)) and not self._unseen()
+
+    def broken(self, error: Exception) -> None:
+        """Tell the page what ended the refreshing."""
+        if not self._closed:
+            self._context.run(self._deliver, ({"type": "trouble", "message": _told(error)}, []))
+
+    def _deliver(self, message: Message) -> None:
+        content, buffers = message
+        self.send(content, buffers or None)
+
+    def _receive(self, _widget: Any, content: Any, buffers: Any) -> None:
+        """Take a message of the page.  This may run beside a cell: it notes the message and does nothing else."""
+        self._heard_at, self._asked_at = time.monotonic(), None
+        if isinstance(content, dict) and content.get("type") != "here":
+            self._inbox.append(content)
+        if not self.over() or self._inbox:
+            refresher.add(self)
+
+    def _unseen(self) -> bool:
+        """Whether no page shows this panel any more; a page that comes says so and wakes it."""
+        if time.monotonic() - self._heard_at < UNSEEN_S:
+            return False
+        kernel = getattr(ipython_shell(), "kernel", None)
+        loop = getattr(kernel, "io_loop", None)
+        if loop is None:
+            return False
+        if self._asked_at is None:
+            # A kernel that is busy with a cell hears nobody: ask it to say when it is free.
+            self._asked_at = float("inf")
+            loop.add_callback(self._free)
+        return time.monotonic() - self._asked_at > 2.0
+
+    def _free(self) -> None:
+        if self._asked_at is not None:
+            self._asked_at = time.monotonic()
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**(data or {}), "text/plain": self.text()}, metadata
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def in_background(self, work: Callable[[], Any], *, about: str) -> None:
+        """Do something that may wait, in a thread of its own, and tell the page how it went.
+
+        Args:
+            work: what to do; a :class:`TrainkitError` it raises is shown.
+            about: what it is called in messages, for example ``stop``.
+        """
+
+        def do() -> None:
+            answer = {"type": "asked", "action": about, "ok": True, "message": ""}
+            try:
+                work()
+            except (TrainkitError, OSError) as error:
+                answer |= {"ok": False, "message": _told(error)}
+            if not self._closed:
+                self._deliver((answer, []))
+
+        context = self._context.copy()
+        threading.Thread(target=context.run, args=(do,), name=f"trainkit-panel-{about}", daemon=True).start()
+
+
+def _opening(message: Message) -> dict[str, Any]:
+    content, buffers = message
+    return {"content": content, "buffers": buffers}
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,146 @@
+"""What stays in the notebook when a job has ended: a small picture with text, readable without a kernel.
+
+HTML and plain text, no widget: GitHub, nbconvert and a reader without the kernel see the same.  Ids, times and
+absolute paths are kept out, so that the output of two equal runs is equal.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+import numpy as np
+
+from trainkit import view
+from trainkit.job import Job
+from trainkit.panels.plain import live_text
+from trainkit.panels.series import History, thinned
+from trainkit.record import Record, Status
+
+#: Tones that read well on white and on black, since a stored picture cannot follow the theme.
+_TRAINING, _VALIDATION, _INK, _GRID = "#2a8fcf", "#e07b1f", "#84898f", "#84898f"
+_TONES = {Status.COMPLETED: "#1f9d73", Status.FAILED: "#d9534f", Status.INTERRUPTED: "#a8558a"}
+_MOST_CHARTS = 6
+#: Drawn finer than it is shown (96 pixels an inch), for screens with small pixels.
+_WIDTH_IN, _DPI, _SHOWN_DPI = 9.6, 132, 96
+_POINTS = 500
+
+
+def bundle(job: Job) -> dict[str, str]:
+    """Return the stored output of a job that has ended, by MIME type."""
+    record = job.record
+    return {"text/html": as_html(record, charts_png(job, record)), "text/plain": live_text(job)}
+
+
+def as_html(record: Record, png: bytes | None) -> str:
+    """Return the job as HTML that stays readable when a sanitiser takes all styles away.
+
+    Args:
+        record: of the job.
+        png: its charts, or None.
+    """
+    seen = view.view(record)
+    tone = _TONES.get(record.status, "#84898f")
+    status = str(record.status).capitalize()
+    say = html.escape
+    parts = [
+        '<div style="border:1px solid rgba(127,134,143,.35);border-radius:6px;padding:10px 14px;max-width:1072px;'
+        'font-size:13px;line-height:1.45">',
+        f'<div><b style="font-size:15px">{say(seen.name)}</b> &nbsp; <b style="color:{tone}">{status}</b>'
+        f' &nbsp; <span style="opacity:.75">{say(seen.headline)}</span></div>',
+    ]
+    if seen.message and seen.fault is None:
+        parts.append(f'<div style="opacity:.85">{say(seen.message)}</div>')
+    if seen.fault is not None:
+        place = f"<br>{say(seen.fault.place)}" if seen.fault.place else ""
+        code = f"<pre>{say(seen.fault.code)}</pre>" if seen.fault.code else ""
+        trace = seen.fault.traceback[-4000:]
+        parts.append(
+            f'<div style="border-left:3px solid {tone};padding:2px 10px;margin:8px 0"><b>{say(seen.fault.title)}</b>'
+            f"{place}{code}<details><summary>Traceback</summary><pre>{say(trace)}</pre></details></div>"
+        )
+    if png is not None:
+        names = ", ".join(view.groups(record.metrics))
+        data = base64.b64encode(png).decode()
+        parts.append(
+            f'<img alt="Charts of {say(names, quote=True)}" width="{round(_WIDTH_IN * _SHOWN_DPI)}" '
+            'style="max-width:100%;height:auto;margin:6px 0 4px" '
+            f'src="data:image/png;base64,{data}">'
+        )
+    pairs = [*seen.numbers, *seen.facts, *seen.params]
+    parts.append(
+        '<div style="font-size:12px;line-height:1.7">'
+        + " ".join(
+            f'<span style="white-space:nowrap;margin-right:14px"><span style="opacity:.7">{say(label)}</span> '
+            f"<b>{say(value)}</b></span>"
+            for label, value in pairs
+        )
+        + "</div></div>"
+    )
+    return "\n".join(parts)
+
+
+def charts_png(job: Job, record: Record) -> bytes | None:
+    """Return a small picture of the job's charts; None if nothing was logged, or without matplotlib."""
+    history = History(job.paths.metrics)
+    history.read()
+    groups = dict(list(view.groups(history.metrics).items())[:_MOST_CHARTS])
+    if not groups:
+        return None
+    try:
+        # Not pyplot: its state is global, and this may run beside a cell that draws.
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None  # the text says it all, only less well
+    columns = min(3, max(2, len(groups)))
+    rows = -(-len(groups) // columns)
+    figure = Figure(figsize=(_WIDTH_IN, 2.0 * rows), layout="constrained", dpi=_DPI)
+    figure.patch.set_alpha(0.0)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis, (title, names) in zip(axes, groups.items(), strict=False):
+        _draw(axis, title, names, history, record)
+    for axis in axes[len(groups) :]:
+        axis.set_axis_off()
+    return _small_png(figure)
+
+
+def _draw(axis: Any, title: str, names: list[str], history: History, record: Record) -> None:
+    for name in names:
+        points = history.metrics[name]
+        x, y = thinned(points.x, points.y, _POINTS)
+        validation = name.startswith("val_")
+        axis.plot(
+            x,
+            y,
+            color=_VALIDATION if validation else _TRAINING,
+            linestyle=(0, (4, 2)) if validation else "-",
+            marker="o" if len(x) == 1 or (validation and len(x) <= 25) else None,
+            markersize=2.6,
+            linewidth=1.2,
+            label="validation" if validation else "training",
+        )
+        if record.best is not None and record.best.metric == name and np.isfinite(record.best.value):
+            axis.plot(record.best.step, record.best.value, "*", color=_INK, markersize=8, zorder=5)
+    axis.set_title(title, loc="left", fontsize=9, color=_INK, parse_math=False)
+    axis.tick_params(labelsize=7, colors=_INK, length=0)
+    axis.grid(color=_GRID, alpha=0.25, linewidth=0.6)
+    axis.patch.set_alpha(0.0)
+    for side in ("top", "right", "left", "bottom"):
+        axis.spines[side].set_visible(False)
+    if len(names) > 1:
+        axis.legend(frameon=False, fontsize=7, labelcolor=_INK, borderaxespad=0.1)
+
+
+def _small_png(figure: Any) -> bytes:
+    """Return the figure as a palette PNG with transparency: a third of the size."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    file = io.BytesIO()
+    image.quantize(48, method=Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)
+    return file.getvalue()

@@ -1,0 +1,34 @@
+"""Panels as plain text, for where nobody looks: nbval, nbclient, papermill, a terminal.
+
+Two equal runs give equal text: no ids, times, paths, and nothing of a job that is still changing.
+"""
+
+from __future__ import annotations
+
+from trainkit import view
+from trainkit.job import Job
+
+
+def live_text(job: Job) -> str:
+    """Return one job: the summary of one that has ended, what to do with one that has not.
+
+    >>> import tempfile, trainkit
+    >>> def fit(run, steps=2):
+    ...     for step in range(steps):
+    ...         run.log(loss=0.5 ** step)
+    >>> job = trainkit.submit(fit, root=tempfile.mkdtemp())
+    >>> _ = job.wait()
+    >>> print(live_text(job))
+    fit: COMPLETED · step 2
+      loss  0.5
+      runner: thread
+    """
+    record = job.record
+    if record.status.terminal:
+        return view.text(record)
+    lines = [f"{record.name}: in the background, in a {record.runner}"]
+    params = [f"{name}={view.brief(value)}" for name, value in record.params.items()]
+    if params:
+        lines.append("  " + "  ".join(params))
+    lines.append("  job.wait() waits until it has ended; job.state, job.metrics() and job.stop() work meanwhile")
+    return "\n".join(lines)
