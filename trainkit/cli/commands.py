@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -311,40 +311,33 @@ def logs(job_id: str | None, follow: bool, tail: int | None, root: str | None, a
     if as_json and not follow:
         echo_json({"job_id": job.id, "logs": job.logs(tail)})
         return Exit.OK
-    text = job.logs(tail)
-    show = _log_lines(job.id) if as_json else lambda new: click.echo(new, nl=False)
     if not follow:
-        show(text)
+        click.echo(job.logs(tail), nl=False)
         return Exit.OK
-    _follow(job, tail, show)
+    rest = ""
+    for new in _appended(job, tail):
+        if not as_json:
+            click.echo(new, nl=False)
+            continue
+        *lines, rest = (rest + new).split("\n")
+        for line in lines:
+            echo_json({"job_id": job.id, "line": line})
+    if rest:
+        echo_json({"job_id": job.id, "line": rest})
     return Exit.OK
 
 
-def _log_lines(job_id: str) -> Callable[[str], None]:
-    """Return a function that prints text as JSON, one object for each line, once it is whole."""
-    rest = ""
-
-    def show(new: str) -> None:
-        nonlocal rest
-        *lines, rest = (rest + new).split("\n")
-        for line in lines:
-            echo_json({"job_id": job_id, "line": line})
-
-    return show
-
-
-def _follow(job: Job, tail: int | None, show: Callable[[str], None]) -> None:
+def _appended(job: Job, tail: int | None) -> Iterator[str]:
+    """Yield what a job prints until it has ended, beginning with its last lines, or all."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(job.paths.output, "rb") as file:
-        first = True
         while True:
             ended = job.done()  # asked before reading: what is printed last is then never missed
-            new = decoder.decode(file.read())
-            if first and tail is not None:
-                new = "".join(new.splitlines(keepends=True)[-tail:] if tail else [])
-            first = False
+            new = decoder.decode(file.read(), final=ended)
+            if tail is not None:
+                new, tail = "".join(new.splitlines(keepends=True)[-tail:] if tail else []), None
             if new:
-                show(new)
+                yield new
             if ended:
                 return
             time.sleep(_FOLLOW_S)
@@ -354,28 +347,42 @@ def _follow(job: Job, tail: int | None, show: Callable[[str], None]) -> None:
 
 
 def _drive(
-    job_id: str | None, root: str | None, as_json: bool, action: str, *, ended_is_fine: bool, **params: Any
+    job_id: str | None,
+    root: str | None,
+    as_json: bool,
+    action: str,
+    ask: Callable[[Job], object],
+    *,
+    needs_running: bool = False,
 ) -> int:
-    """Ask something of a job and tell what came of it."""
+    """Ask something of a job and tell what came of it.
+
+    Args:
+        job_id, root: which job.
+        as_json: answer with the record.
+        action: its word.
+        ask: asks it.
+        needs_running: for a job that has ended it would be an empty promise.
+    """
     from trainkit.errors import StateError
     from trainkit.listing import attach
 
     job = attach(job_id, root=root)
     had_ended = job.done()
-    getattr(job, action)(**params)
+    ask(job)
     record = job.record
-    if record.status.terminal and not ended_is_fine:
+    if record.status.terminal and needs_running:
         raise StateError(f"job {job.name!r} has ended ({record.status}): there is nothing to {action}")
     if as_json:
         echo_json(job.status())
         return Exit.OK
-    if had_ended:
+    if had_ended and record.status.terminal:
         told = "it had ended"
-    elif record.status.terminal or record.message:
-        told = record.message
+    elif had_ended:
+        told = f"attempt {record.attempt} is on its way; trainkit watch {job.id} shows it"
     else:
-        told = f"asked to {action}"
-    click.echo(f"{job.name}: {record.status}" + (f", {told}" if told else ""))
+        told = record.message or f"asked to {action}"
+    click.echo(f"{job.name}: {record.status}, {told}")
     return Exit.OK
 
 
@@ -384,7 +391,7 @@ def _drive(
 @_answers
 def stop(job_id: str | None, root: str | None, as_json: bool) -> int:
     """Save and end a job after its current step."""
-    return _drive(job_id, root, as_json, "stop", ended_is_fine=True)
+    return _drive(job_id, root, as_json, "stop", lambda job: job.stop())
 
 
 @cli.command()
@@ -392,7 +399,7 @@ def stop(job_id: str | None, root: str | None, as_json: bool) -> int:
 @_answers
 def finish(job_id: str | None, root: str | None, as_json: bool) -> int:
     """End a job early: validate, export, complete."""
-    return _drive(job_id, root, as_json, "finish", ended_is_fine=True)
+    return _drive(job_id, root, as_json, "finish", lambda job: job.finish())
 
 
 @cli.command()
@@ -400,15 +407,26 @@ def finish(job_id: str | None, root: str | None, as_json: bool) -> int:
 @_answers
 def pause(job_id: str | None, root: str | None, as_json: bool) -> int:
     """Let a job wait after its current step."""
-    return _drive(job_id, root, as_json, "pause", ended_is_fine=False)
+    return _drive(job_id, root, as_json, "pause", lambda job: job.pause(), needs_running=True)
 
 
 @cli.command()
 @_id
 @_answers
 def resume(job_id: str | None, root: str | None, as_json: bool) -> int:
-    """Let a job go on from where it was."""
-    return _drive(job_id, root, as_json, "resume", ended_is_fine=False)
+    """Let a job go on from where it was.
+
+    A paused job goes on at once.  One that was stopped, failed or interrupted starts a new attempt from its
+    last checkpoint, in a process of its own.
+    """
+    return _drive(
+        job_id,
+        root,
+        as_json,
+        "resume",
+        # A thread of this command would end with it.
+        lambda job: job.resume(runner="process") if job.done() else job.resume(),
+    )
 
 
 @cli.command()
@@ -416,7 +434,7 @@ def resume(job_id: str | None, root: str | None, as_json: bool) -> int:
 @_answers
 def kill(job_id: str | None, root: str | None, as_json: bool) -> int:
     """End a job's process at once; what was not saved is lost."""
-    return _drive(job_id, root, as_json, "kill", ended_is_fine=True)
+    return _drive(job_id, root, as_json, "kill", lambda job: job.kill())
 
 
 @cli.command(name="set")
@@ -432,4 +450,5 @@ def set_(words: tuple[str, ...], root: str | None, as_json: bool) -> int:
     job_id, rest = (None, words) if "=" in words[0] else (words[0], words[1:])
     if not rest:
         raise click.UsageError("expected KEY=VALUE, such as lr=0.0001")
-    return _drive(job_id, root, as_json, "set", ended_is_fine=False, **parse_values(rest))
+    values = parse_values(rest)
+    return _drive(job_id, root, as_json, "set", lambda job: job.set(**values), needs_running=True)

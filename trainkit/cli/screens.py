@@ -53,11 +53,19 @@ def screen_for(store: Store, *, as_json: bool) -> Screen:
     return PlainScreen(console, store)
 
 
+class _Console(Console):
+    """A console that leaves a reader who went away to the command: rich would exit with a code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the exception pass."""
+        raise  # what rich has caught when it calls this
+
+
 def terminal() -> Console:
     """Return a console on the output; without control codes or a limit of width where that is no terminal."""
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, force_terminal=False, no_color=True, color_system=None, width=1_000)
+        return _Console(highlight=False)
+    return _Console(highlight=False, force_terminal=False, no_color=True, color_system=None, width=1_000)
 
 
 class JsonScreen:
