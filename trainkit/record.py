@@ -94,6 +94,27 @@ def check_change(old: Status, new: Status) -> None:
         raise StateError(f"a job cannot go from {old} to {new}; allowed from {old}: {allowed}")
 
 
+def begin_attempt(record: Record, *, now: float) -> None:
+    """Turn the record of an attempt that is over into that of the next one, QUEUED.
+
+    Args:
+        record: changed in place; what the earlier attempts reached stays.
+        now: Unix seconds.
+
+    Raises:
+        StateError: the attempt is not over, or it completed.
+    """
+    if not record.status.terminal or record.status is Status.COMPLETED:
+        raise StateError(
+            f"job {record.job_id!r} is {record.status}; only one that is STOPPED, FAILED or INTERRUPTED can go on"
+        )
+    record.attempt += 1
+    record.status, record.message = Status.QUEUED, "going on from its checkpoint"
+    record.phase = record.started_at = record.finished_at = record.ended_by = record.error = None
+    record.pid = record.process_started_at = record.boot_id = record.host = None
+    record.updated_at = record.heartbeat_at = now
+
+
 class ErrorInfo(msgspec.Struct, frozen=True):
     """What ended a job that did not end well."""
 
@@ -320,14 +341,15 @@ def json_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Record)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "trainkit job record"
-    return cast("dict[str, Any]", _allow_non_finite(schema))
+    return cast("dict[str, Any]", allow_non_finite(schema))
 
 
-def _allow_non_finite(node: Any) -> Any:
+def allow_non_finite(node: Any) -> Any:
+    """Return a JSON Schema in which every number may also be one of the three strings of :func:`to_plain`."""
     if isinstance(node, dict):
         if node.get("type") == "number":
             return {"anyOf": [{**node}, {"enum": list(_NON_FINITE)}]}
-        return {key: _allow_non_finite(item) for key, item in node.items()}
+        return {key: allow_non_finite(item) for key, item in node.items()}
     if isinstance(node, list):
-        return [_allow_non_finite(item) for item in node]
+        return [allow_non_finite(item) for item in node]
     return node

@@ -7,47 +7,47 @@ import math
 from trainkit.errors import OptionError
 from trainkit.job import Job
 from trainkit.server.messages import CommandAnswer, JobRequest, SetRequest
-from trainkit.server.roots import Roots
+from trainkit.server.site import Site
 
 
-def stop(roots: Roots, request: JobRequest) -> CommandAnswer:
+def stop(site: Site, request: JobRequest) -> CommandAnswer:
     """Ask a job to save and end after its current step."""
-    job = _job(roots, request)
+    job = _job(site, request)
     job.stop()
     return _answer(job)
 
 
-def finish(roots: Roots, request: JobRequest) -> CommandAnswer:
+def finish(site: Site, request: JobRequest) -> CommandAnswer:
     """Ask a job to end early: validate, export, complete."""
-    job = _job(roots, request)
+    job = _job(site, request)
     job.finish()
     return _answer(job)
 
 
-def pause(roots: Roots, request: JobRequest) -> CommandAnswer:
+def pause(site: Site, request: JobRequest) -> CommandAnswer:
     """Ask a job to wait after its current step."""
-    job = _job(roots, request)
+    job = _job(site, request)
     job.pause()
     return _answer(job)
 
 
-def resume(roots: Roots, request: JobRequest) -> CommandAnswer:
+def resume(site: Site, request: JobRequest) -> CommandAnswer:
     """Let a job go on."""
-    job = _job(roots, request)
+    job = _job(site, request)
     job.resume()
     return _answer(job)
 
 
-def kill(roots: Roots, request: JobRequest) -> CommandAnswer:
+def kill(site: Site, request: JobRequest) -> CommandAnswer:
     """End a job's processes now; what it had not saved is lost."""
-    job = _job(roots, request)
+    job = _job(site, request)
     job.kill()
     return _answer(job)
 
 
-def set_params(roots: Roots, request: SetRequest) -> CommandAnswer:
+def set_params(site: Site, request: SetRequest) -> CommandAnswer:
     """Change parameters of a running job from its next step on."""
-    job = _job(roots, request)
+    job = _job(site, request)
     for name in ("lr", "weight_decay"):  # these reach the optimizers; anything odd would end the training
         value = request.params.get(name, 0.0)
         if isinstance(value, (bool, str)) or not math.isfinite(value) or value < 0:
@@ -56,8 +56,8 @@ def set_params(roots: Roots, request: SetRequest) -> CommandAnswer:
     return _answer(job)
 
 
-def _job(roots: Roots, request: JobRequest) -> Job:
-    return roots.job(roots.store(request.root), request.job_id)
+def _job(site: Site, request: JobRequest) -> Job:
+    return site.roots.job(site.roots.store(request.root), request.job_id)
 
 
 def _answer(job: Job) -> CommandAnswer:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,11 +12,12 @@ from jupyter_server.auth.decorator import allow_unauthenticated, authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
+from trainkit.errors import did_you_mean
 from trainkit.paths import check_job_id
 from trainkit.record import to_plain
-from trainkit.server.messages import Answer, ProblemAnswer, Request
+from trainkit.server.messages import Answer, ProblemAnswer, Reply
 from trainkit.server.problems import RefusedError, refused, type_of
-from trainkit.server.roots import Roots
+from trainkit.server.site import Site
 
 #: Bodies are refused above this size ...
 MAX_BODY_BYTES = 64 * 1024
@@ -26,15 +26,8 @@ _DRAINED_BODY_BYTES = 8 * 1024 * 1024
 #: What the server itself, or a page that wants no cached answer, puts into the query.
 _FOREIGN_ARGUMENTS = ("token", "_xsrf", "no_track_activity")
 RESOURCE = "trainkit"
-SETTING = "trainkit"
-
-
-class Reply(NamedTuple):
-    """An answer with its status and headers, where they are not those of the route."""
-
-    answer: Answer
-    status: int
-    headers: Mapping[str, str]
+#: Where the handlers find the site, the threads by lane, and the event that says that the server ends.
+SITE, LANES, CLOSING = "trainkit_site", "trainkit_lanes", "trainkit_closing"
 
 
 class Route(NamedTuple):
@@ -46,7 +39,7 @@ class Route(NamedTuple):
 
     method: str
     path: str
-    respond: Callable[[Roots, Any], Answer | Reply]
+    respond: Callable[[Site, Any], Answer | Reply]
     request: type[msgspec.Struct]
     answer: type[Answer]
     statuses: tuple[int, ...] = (200,)
@@ -54,17 +47,14 @@ class Route(NamedTuple):
     explain: Callable[[Mapping[str, Any]], object] = lambda fields: None
 
     @property
+    def summary(self) -> str:
+        """What the route does: the first line of what its function says of itself."""
+        return (self.respond.__doc__ or "").partition("\n")[0]
+
+    @property
     def takes_body(self) -> bool:
         """Whether what is asked comes as JSON in the body, rather than in the address."""
         return self.method == "POST"
-
-
-class Server(NamedTuple):
-    """What the handlers need of the extension; kept in the web application's settings."""
-
-    roots: Roots
-    lanes: Mapping[str, Executor]
-    base_url: str
 
 
 def to_json(answer: msgspec.Struct) -> bytes:
@@ -79,10 +69,16 @@ class Handler(APIHandler):
     auth_resource = RESOURCE
 
     @property
-    def server(self) -> Server:
-        """The extension's state."""
-        server: Server = self.settings[SETTING + "_server"]
-        return server
+    def site(self) -> Site:
+        """What the functions behind the routes know of the server."""
+        site: Site = self.settings[SITE]
+        return site
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set when the server ends."""
+        closing: threading.Event = self.settings[CLOSING]
+        return closing
 
     async def prepare(self) -> None:  # type: ignore[override]  # as in APIHandler
         """Refuse who may not ask, and what is too large, before the body is read."""
@@ -105,7 +101,7 @@ class Handler(APIHandler):
 
     async def in_lane(self, lane: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run what may wait for a disk off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.server.lanes[lane], function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.settings[LANES][lane], function, *arguments)
 
     def query(self) -> dict[str, str]:
         """Return the arguments of the address.
@@ -150,6 +146,8 @@ class Handler(APIHandler):
         self.finish(to_json(answer))
 
     def _refuse(self, error: RefusedError) -> None:
+        if error.status == 429:
+            self.set_header("Retry-After", "5")
         self.answer(ProblemAnswer(error=error.problem), error.status, {})
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -218,10 +216,11 @@ class RouteHandler(Handler):
         fields: dict[str, Any] = self.json() if route.takes_body else self.query()
         if path:
             fields = {**fields, "job_id": path[0]}
-        request = read(route, fields)
+        status = 422 if route.takes_body else 400
+        request = read(route.request, fields, status=status, explain=route.explain)
 
         def respond() -> tuple[bytes, Reply]:
-            result = route.respond(self.server.roots, request)
+            result = route.respond(self.site, request)
             reply = result if isinstance(result, Reply) else Reply(result, route.statuses[0], {})
             return to_json(reply.answer), reply
 
@@ -235,27 +234,38 @@ class RouteHandler(Handler):
     get = post = delete = put = patch = head = guarded(respond)
 
 
-def read(route: Route, fields: Mapping[str, Any]) -> Any:
-    """Make a route's request of loose fields.
+def read(
+    kind: type[msgspec.Struct],
+    fields: Mapping[str, Any],
+    *,
+    status: int,
+    explain: Callable[[Mapping[str, Any]], object] = lambda fields: None,
+) -> Any:
+    """Make a request of loose fields.
+
+    Args:
+        kind: the request.
+        fields: from a body (422 where they are wrong), or texts from the address (400).
+        status: which of both.
+        explain: raises an error that says better what is wrong, if it can.
 
     Raises:
         RefusedError: a field is unknown.
+        JobIdError: not a job id.
         msgspec.ValidationError: a field has a value that is not allowed.
     """
-    known = [field.name for field in msgspec.structs.fields(route.request)]
-    status = 422 if route.takes_body else 400
+    known = [field.name for field in msgspec.structs.fields(kind)]
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name[:80], known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = did_you_mean(name[:80], known) or "."
             raise RefusedError(status, f"unknown field {name!r:.80}{hint} Fields: {', '.join(sorted(known))}")
     try:
-        return msgspec.convert(fields, route.request, strict=route.takes_body)
+        return msgspec.convert(fields, kind, strict=status == 422)
     except msgspec.ValidationError:
         # These say it better than a schema can.
         if isinstance(fields.get("job_id"), str):
             check_job_id(fields["job_id"])
-        route.explain(fields)
+        explain(fields)
         raise
 
 
@@ -270,6 +280,20 @@ class HealthHandler(Handler):
     async def get(self) -> None:
         """Say that the server is there."""
         self.answer(self.respond(), 200, {})
+
+
+class DocumentHandler(Handler):
+    """Answers with the OpenAPI document."""
+
+    def initialize(self, document: Mapping[str, Any]) -> None:
+        """Take the document."""
+        self.document = document
+
+    async def respond(self) -> None:
+        """Send the document."""
+        await self.finish(msgspec.json.encode(self.document))
+
+    get = guarded(respond)
 
 
 class UnknownHandler(Handler):
@@ -292,6 +316,3 @@ def handlers(routes: list[Route]) -> list[tuple[str, type[Handler], dict[str, An
         (path.replace("{job_id}", "([^/]*)"), RouteHandler, {"routes": methods})
         for path, methods in by_path.items()
     ]
-
-
-__all__ = ["Handler", "HealthHandler", "Reply", "Request", "Route", "RouteHandler", "Server", "UnknownHandler"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +25,8 @@ Root = Annotated[
 Offset = Annotated[int, Meta(ge=0, le=2**53, description="Bytes to pass over, as `next` of the answer before.")]
 #: One line without control characters.
 Line = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Tail = Annotated[int, Meta(ge=0, le=100_000)]
+TablePath = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -33,6 +36,10 @@ class Request(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     """What every request may say."""
 
     root: Root | None = None
+
+
+class NoRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request that says nothing."""
 
 
 class JobRequest(Request, kw_only=True, frozen=True):
@@ -67,7 +74,7 @@ class MetricsRequest(JobRequest, kw_only=True, frozen=True):
 class LogsRequest(JobRequest, kw_only=True, frozen=True):
     """Which part of the output to send: the last lines, or what came since."""
 
-    tail: Annotated[int | None, Meta(ge=0, le=100_000, description="Only that many last lines.")] = None
+    tail: Annotated[Tail | None, Meta(description="Only that many last lines.")] = None
     since: Offset | None = None
 
 
@@ -78,6 +85,14 @@ class Answer(msgspec.Struct, kw_only=True):
     """What every answer says."""
 
     ok: bool = True
+
+
+class Reply(NamedTuple):
+    """An answer with its status and headers, where they are not those of the route."""
+
+    answer: Answer
+    status: int
+    headers: Mapping[str, str]
 
 
 class StatusAnswer(Answer, kw_only=True):
@@ -133,6 +148,18 @@ class LogsAnswer(Answer, kw_only=True):
     more: bool
 
 
+class EventsAnswer(Answer, kw_only=True):
+    """Lines of the events stream."""
+
+    events: list[dict[str, Any]]
+
+
+class EndEvent(Answer, kw_only=True):
+    """The job is over; without a status, it was deleted."""
+
+    status: Status | None
+
+
 class HealthAnswer(Answer, kw_only=True):
     """Whether the server is there."""
 
@@ -160,10 +187,8 @@ class ProblemAnswer(msgspec.Struct, kw_only=True):
 class TrainRequest(TrainOptions, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """A table to train on, with its options; without a table, made-up rows."""
 
-    data: Annotated[
-        str | None, Meta(max_length=4096, description="A CSV, JSONL or Parquet file below the root.")
-    ] = None
-    dataset: Annotated[str | None, Meta(max_length=4096, description="Another word for data.")] = None
+    data: Annotated[TablePath | None, Meta(description="A CSV, JSONL or Parquet file below the root.")] = None
+    dataset: Annotated[TablePath | None, Meta(description="Another word for data.")] = None
     name: Annotated[Line | None, Meta(description="What people call the job.")] = None
     idempotency_key: Annotated[
         Line | None, Meta(description="A request that is sent again with the same key starts no second job.")

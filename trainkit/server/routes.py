@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainkit.server import commands, jobs
+from trainkit.server import commands, jobs, launch, streams
 from trainkit.server.http import Route
 from trainkit.server.messages import (
     CommandAnswer,
@@ -10,11 +10,27 @@ from trainkit.server.messages import (
     JobRequest,
     JobsAnswer,
     JobsRequest,
+    LogsAnswer,
+    LogsRequest,
+    MetricsAnswer,
+    MetricsRequest,
     SetRequest,
     StatusAnswer,
+    TrainAnswer,
+    TrainRequest,
 )
 
 ROUTES = [
+    Route(
+        "POST",
+        "/api/train",
+        launch.start,
+        TrainRequest,
+        TrainAnswer,
+        statuses=(201, 200),
+        lane="launch",
+        explain=launch.explain,
+    ),
     Route("GET", "/api/train/status", jobs.status, JobRequest, StatusAnswer),
     Route("GET", "/api/train/jobs", jobs.list_jobs, JobsRequest, JobsAnswer, lane="list"),
     Route("DELETE", "/api/train/jobs/{job_id}", jobs.delete, JobRequest, DeletedAnswer, lane="ask"),
@@ -24,4 +40,6 @@ ROUTES = [
     Route("POST", "/api/train/resume", commands.resume, JobRequest, CommandAnswer, lane="ask"),
     Route("POST", "/api/train/kill", commands.kill, JobRequest, CommandAnswer, lane="ask"),
     Route("POST", "/api/train/set", commands.set_params, SetRequest, CommandAnswer, lane="ask"),
+    Route("GET", "/api/train/metrics", streams.metrics, MetricsRequest, MetricsAnswer),
+    Route("GET", "/api/train/logs", streams.logs, LogsRequest, LogsAnswer),
 ]

@@ -1,0 +1,107 @@
+"""The server that runs the extension alone: nothing of Jupyter Server is reachable but its authentication."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+from jupyter_core.application import JupyterApp
+from jupyter_server.base.handlers import RedirectWithParams
+from jupyter_server.serverapp import ServerApp
+from tornado.routing import Router
+from traitlets import default
+
+from trainkit.errors import OptionError
+from trainkit.server.http import UnknownHandler
+from trainkit.store import Store
+
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 3001
+
+
+class ServerAlone(ServerApp):
+    """A Jupyter Server without kernels, contents, terminals, pages and other extensions."""
+
+    name = "trainkit"
+    default_services = ()
+
+    @default("ip")
+    def _default_ip(self) -> str:
+        return DEFAULT_HOST
+
+    @default("port")
+    def _default_port(self) -> int:
+        return DEFAULT_PORT
+
+    @default("port_retries")
+    def _default_port_retries(self) -> int:
+        return 0  # who has written down the address would not find another port
+
+    @default("allow_root")
+    def _default_allow_root(self) -> bool:
+        return True  # as for any other command; in a container there is often nobody else
+
+    @default("reraise_server_extension_failures")
+    def _default_reraise(self) -> bool:
+        return True  # without the extension there is nothing to serve
+
+    def init_signal(self) -> None:
+        """End at the first Ctrl-C: no question is asked, since the jobs go on."""
+        super().init_signal()
+        signal.signal(signal.SIGINT, self._signal_stop)
+
+    def init_httpserver(self) -> None:
+        """Leave only our routes, whatever a configuration file has added, and listen."""
+        router = self.web_app.default_router
+        ours = [rule for rule in router.rules if _is_ours(rule.target)]
+        router.rules = []
+        to_jobs = {"url": self.default_url, "permanent": False}
+        beginnings = [(path, RedirectWithParams, to_jobs) for path in dict.fromkeys(("/", self.base_url))]
+        self.web_app.add_handlers(".*$", [*beginnings, ("(.*)", UnknownHandler, {})])
+        router.rules = [*ours, *router.rules]
+        super().init_httpserver()
+
+    def start_app(self) -> None:
+        """Do what was asked on the command line other than to run, without a word about kernels."""
+        JupyterApp.start(self)
+
+    def _bind_http_server(self) -> None:
+        super()._bind_http_server()
+        click.echo(
+            f"trainkit listens on {self.local_url}\n"
+            f"Jobs are under {self.root_dir}. Ctrl-C ends this server; the jobs go on without it."
+        )
+
+
+def _is_ours(target: Any) -> bool:
+    if isinstance(target, Router):
+        rules = getattr(target, "rules", [])
+        return bool(rules) and all(_is_ours(rule.target) for rule in rules)
+    return bool(getattr(target, "__module__", "").startswith("trainkit.server."))
+
+
+def arguments(
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    root: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    base_url: str = "/",
+) -> list[str]:
+    """Return the command line that stands for the arguments of :func:`trainkit.server.app.serve`.
+
+    Raises:
+        OptionError: the root is no folder.
+    """
+    folder = Store(root).root
+    if not Path(folder).is_dir():
+        raise OptionError(f"root: there is no folder {str(folder)!r}")
+    given = [
+        f"--ServerApp.ip={host}",
+        f"--ServerApp.port={port}",
+        f"--ServerApp.base_url={base_url}",
+        f"--ServerApp.root_dir={folder}",
+        f"--TrainkitApp.root={folder}",
+    ]
+    return given if token is None else [*given, f"--IdentityProvider.token={token}"]

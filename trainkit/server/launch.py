@@ -1,0 +1,129 @@
+"""Starting a job on a table.  It runs in a process of its own, which does not end with the server."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainkit import launching
+from trainkit.errors import JobExistsError, OptionError
+from trainkit.job import Job
+from trainkit.server.messages import Reply, TrainAnswer, TrainRequest
+from trainkit.server.problems import RefusedError
+from trainkit.server.site import Site
+from trainkit.slots import live_job_ids
+from trainkit.store import Store
+from trainkit.tabular.options import TrainOptions, check_options
+
+#: How long to wait for the new process to write down its pid, before the answer goes out without.
+_PID_S = 2.0
+_OPTIONS = msgspec.structs.fields(TrainOptions)
+
+
+def start(site: Site, request: TrainRequest) -> Reply:
+    """Start a job, or find the one that the same idempotency key has started."""
+    store = site.roots.store(request.root)
+    data = table_below(site, store, request)
+    job_id = once_id(request) if request.idempotency_key is not None else None
+    with site.launching:
+        job = started_before(store, job_id) if job_id is not None else None
+        new = job is None
+        if job is None:
+            job = _start(site, store, request, data, job_id)
+    record = job.record
+    give_up_at = time.monotonic() + _PID_S
+    while record.pid is None and not record.status.terminal and time.monotonic() < give_up_at:
+        time.sleep(0.02)
+        record = job.record
+    answer = TrainAnswer(
+        job_id=job.id,
+        pid=record.pid,
+        status=record.status,
+        message=record.message or ("started" if new else "started before, under the same idempotency key"),
+    )
+    where = f"{site.base_url}api/train/status?job_id={job.id}"
+    return Reply(answer, 201 if new else 200, {"Location": where})
+
+
+def explain(fields: Mapping[str, Any]) -> None:
+    """Say in the words of the options what is wrong with one of them.
+
+    Raises:
+        OptionError: there is something wrong with an option.
+    """
+    names = {option.name for option in _OPTIONS}
+    check_options({name: value for name, value in fields.items() if name in names})
+
+
+def table_below(site: Site, store: Store, request: TrainRequest) -> Path | None:
+    """Return the path of the table, all links followed, or None for made-up rows.
+
+    Raises:
+        RefusedError: it is outside of the root, or no file.
+        OptionError: two tables are named.
+    """
+    if request.data is not None and request.dataset is not None and request.data != request.dataset:
+        raise OptionError("data and dataset are two words for the same; give one of them")
+    given = request.data if request.data is not None else request.dataset
+    if given is None:
+        return None
+    path = site.roots.below(given, store.root)
+    try:
+        is_file = path.is_file()
+    except OSError:  # a name longer than the file system takes, say
+        is_file = False
+    if not is_file:
+        raise RefusedError(422, f"data: there is no file {given!r} below {store.root}", type="TableError")
+    return path
+
+
+def once_id(request: TrainRequest) -> str:
+    """Return the id of the job that a key stands for: a hash of the key, then one of what is asked.
+
+    The id is the memory: it needs no file of its own, outlives the server, and two jobs cannot have it.
+    """
+    asked = msgspec.structs.asdict(request)
+    key = asked.pop("idempotency_key")
+    what = msgspec.json.encode(sorted(asked.items()))
+    return f"once_{hashlib.sha256(key.encode()).hexdigest()[:24]}_{hashlib.sha256(what).hexdigest()[:12]}"
+
+
+def started_before(store: Store, job_id: str) -> Job | None:
+    """Return the job of an id made by :func:`once_id`, if it was started.
+
+    Raises:
+        RefusedError: the same key has started a job that was asked for in other words.
+    """
+    of_key = job_id.rpartition("_")[0] + "_"
+    for known in store.job_ids():
+        if known == job_id:
+            return Job(known, store)
+        if known.startswith(of_key):
+            raise RefusedError(
+                409,
+                f"this idempotency_key has started job {known!r} with other options; take a new key",
+                type="IdempotencyError",
+            )
+    return None
+
+
+def _start(site: Site, store: Store, request: TrainRequest, data: Path | None, job_id: str | None) -> Job:
+    live = len(live_job_ids())
+    if live >= site.max_live_jobs:
+        raise RefusedError(
+            429,
+            f"{live} jobs run or wait on this machine, and {site.max_live_jobs} may; try again when one has "
+            "ended, or set TrainkitApp.max_live_jobs",
+        )
+    given = {each.name: value for each in _OPTIONS if (value := getattr(request, each.name)) != each.default}
+    try:
+        return launching.train(data, runner="process", name=request.name, job_id=job_id, root=store, **given)
+    except JobExistsError:
+        if job_id is None:
+            raise
+        return Job(job_id, store)  # another server was asked the same at the same moment
