@@ -103,10 +103,12 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
         if record.throughput and (record.status is Status.RUNNING or record.status.terminal):
             facts.append(("throughput", f"{number(record.throughput.steps_per_s)} steps/s"))
         if record.started_at is not None:
-            until = record.finished_at if record.status.terminal else now
-            facts.append(
-                ("took" if record.finished_at else "running for", duration((until or now) - record.started_at))
-            )
+            if record.status.terminal:
+                # A process that vanished could not say when; its last sign of life is what is known.
+                ended_at = record.finished_at or record.heartbeat_at or record.started_at
+                facts.append(("took", duration(ended_at - record.started_at)))
+            else:
+                facts.append(("running for", duration(now - record.started_at)))
         if (left := eta_s(record)) is not None:
             facts.append(("time left", duration(left)))
     if memory_bytes is not None:
