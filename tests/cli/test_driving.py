@@ -65,7 +65,7 @@ def test_pause_and_resume(trainkit: Cli, job: tk.Job) -> None:
 def test_set_changes_parameters_of_the_newest_or_of_a_named_job(
     trainkit: Cli, job: tk.Job, eventually: Eventually
 ) -> None:
-    assert trainkit("set", "lr=0.5").exit_code == 0
+    assert trainkit("set", "lr=0.5").stdout == "loop: RUNNING, lr 0.5 from its next step on\n"
     eventually(lambda: job.record.params["lr"] == 0.5)
     record = json.loads(trainkit("set", job.id, "lr=0.25", "note=slow", "--json").stdout)
     assert record["job_id"] == job.id

@@ -354,6 +354,7 @@ def _drive(
     ask: Callable[[Job], object],
     *,
     needs_running: bool = False,
+    told: str = "",
 ) -> int:
     """Ask something of a job and tell what came of it.
 
@@ -363,6 +364,7 @@ def _drive(
         action: its word.
         ask: asks it.
         needs_running: for a job that has ended it would be an empty promise.
+        told: what to say when it was asked; without it, what the job says.
     """
     from trainkit.errors import StateError
     from trainkit.listing import attach
@@ -381,7 +383,7 @@ def _drive(
     elif had_ended:
         told = f"attempt {record.attempt} is on its way; trainkit watch {job.id} shows it"
     else:
-        told = record.message or f"asked to {action}"
+        told = told or record.message or f"asked to {action}"
     click.echo(f"{job.name}: {record.status}, {told}")
     return Exit.OK
 
@@ -451,4 +453,5 @@ def set_(words: tuple[str, ...], root: str | None, as_json: bool) -> int:
     if not rest:
         raise click.UsageError("expected KEY=VALUE, such as lr=0.0001")
     values = parse_values(rest)
-    return _drive(job_id, root, as_json, "set", lambda job: job.set(**values), needs_running=True)
+    told = f"{', '.join(f'{name} {value}' for name, value in values.items())} from its next step on"
+    return _drive(job_id, root, as_json, "set", lambda job: job.set(**values), needs_running=True, told=told)

@@ -189,7 +189,7 @@ class LiveScreen(_TextScreen):
         """Print what is new, and redraw at most five times a second."""
         super().show(update)
         now = time.monotonic()
-        if now - self._drawn_at >= _REDRAW_S:
+        if now - self._drawn_at >= _REDRAW_S and not update.record.status.terminal:
             self._drawn_at = now
             drawn = now_running(update.record, width=self.console.width, now=time.time())
             self._live.update(drawn, refresh=True)
@@ -216,19 +216,20 @@ def now_running(record: Record, *, width: int, now: float) -> Group:
     facts = dict(seen.facts)
     lines: list[Text | Table] = [Text(), _title(record)]
     if record.started_at is not None:
-        speed = [facts[label] for label in ("throughput",) if label in facts]
-        time_left = [f"{facts['time left']} left"] if "time left" in facts else [facts.get("running for", "")]
-        beside = Text("   ".join([*speed, *filter(None, time_left)]), no_wrap=True, overflow="ellipsis")
+        time_left = f"{facts['time left']} left" if "time left" in facts else f"{facts['running for']} so far"
         bar = Table.grid(padding=(0, 2), expand=True)
         bar.add_column(ratio=1)
+        # Widths that do not change while the numbers do.
         bar.add_column(justify="right", no_wrap=True, min_width=5)
-        bar.add_column(no_wrap=True, min_width=24)
+        bar.add_column(no_wrap=True, min_width=min(13, width // 5))
+        bar.add_column(no_wrap=True, min_width=min(15, width // 5))
         _, style = STYLES[record.status]
         done = ProgressBar(
             total=100, completed=record.progress, style="dim", complete_style=style, finished_style=style
         )
         known = bool(record.total_steps or record.epochs)
-        bar.add_row(done if known else Text(), f"{record.progress:.0f} %" if known else "", beside)
+        percent = f"{record.progress:.0f} %" if known else ""
+        bar.add_row(done if known else Text(), percent, facts.get("throughput", ""), time_left)
         lines.append(bar)
     names_width = max([len(name) for name, _ in seen.numbers] or [0])
     lines += _in_columns(seen.numbers, names_width, width)
