@@ -25,7 +25,7 @@ class ServerAlone(ServerApp):
     """A Jupyter Server without kernels, contents, terminals, pages and other extensions."""
 
     name = "trainkit"
-    default_services = ()
+    default_services = ()  # type: ignore[assignment]  # any number of names
 
     @default("ip")
     def _default_ip(self) -> str:
@@ -59,7 +59,7 @@ class ServerAlone(ServerApp):
         router.rules = []
         to_jobs = {"url": self.default_url, "permanent": False}
         beginnings = [(path, RedirectWithParams, to_jobs) for path in dict.fromkeys(("/", self.base_url))]
-        self.web_app.add_handlers(".*$", [*beginnings, ("(.*)", UnknownHandler, {})])
+        self.web_app.add_handlers(".*$", [*beginnings, ("(.*)", UnknownHandler, {})])  # type: ignore[no-untyped-call]
         router.rules = [*ours, *router.rules]
         super().init_httpserver()
 

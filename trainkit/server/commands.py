@@ -32,9 +32,14 @@ def pause(site: Site, request: JobRequest) -> CommandAnswer:
 
 
 def resume(site: Site, request: JobRequest) -> CommandAnswer:
-    """Let a job go on."""
+    """Let a job go on: at once if it is paused; if it is over, as a new attempt, which runs in a process."""
     job = _job(site, request)
-    job.resume()
+    if not job.done():
+        job.resume()
+        return _answer(job)
+    with site.launching:
+        site.refuse_one_more()
+        job.resume(runner="process")
     return _answer(job)
 
 

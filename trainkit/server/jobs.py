@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trainkit.listing import jobs
+import contextlib
+
+from trainkit.errors import RecordError, UnknownJobError
 from trainkit.server.messages import (
     DeletedAnswer,
     JobRequest,
@@ -21,9 +23,12 @@ def status(site: Site, request: JobRequest) -> StatusAnswer:
 def list_jobs(site: Site, request: JobsRequest) -> JobsAnswer:
     """Return a page of the jobs, newest first.  Damaged records and links are left out."""
     store = site.roots.store(request.root)
-    found = [job for job in jobs(request.state, root=store) if site.roots.readable(store, job.id)]
-    page = found[request.offset : request.offset + request.limit]
-    return JobsAnswer(jobs=[job.record for job in page], count=len(found))
+    found = [entry for entry in site.index.of(site.roots, store) if request.state in (None, entry.status)]
+    page = []
+    for entry in found[request.offset : request.offset + request.limit]:
+        with contextlib.suppress(UnknownJobError, RecordError):  # deleted since we looked
+            page.append(store.observe(entry.job_id))
+    return JobsAnswer(jobs=page, count=len(found))
 
 
 def delete(site: Site, request: JobRequest) -> DeletedAnswer:

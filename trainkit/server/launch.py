@@ -16,7 +16,6 @@ from trainkit.job import Job
 from trainkit.server.messages import Reply, TrainAnswer, TrainRequest
 from trainkit.server.problems import RefusedError
 from trainkit.server.site import Site
-from trainkit.slots import live_job_ids
 from trainkit.store import Store
 from trainkit.tabular.options import TrainOptions, check_options
 
@@ -113,13 +112,7 @@ def started_before(store: Store, job_id: str) -> Job | None:
 
 
 def _start(site: Site, store: Store, request: TrainRequest, data: Path | None, job_id: str | None) -> Job:
-    live = len(live_job_ids())
-    if live >= site.max_live_jobs:
-        raise RefusedError(
-            429,
-            f"{live} jobs run or wait on this machine, and {site.max_live_jobs} may; try again when one has "
-            "ended, or set TrainkitApp.max_live_jobs",
-        )
+    site.refuse_one_more()
     given = {each.name: value for each in _OPTIONS if (value := getattr(request, each.name)) != each.default}
     try:
         return launching.train(data, runner="process", name=request.name, job_id=job_id, root=store, **given)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from trainkit.server.index import Index
+from trainkit.server.problems import RefusedError
 from trainkit.server.roots import Roots
+from trainkit.slots import live_job_ids
 
 
 @dataclass(frozen=True)
@@ -17,9 +20,25 @@ class Site:
         base_url: the path below which its routes are; begins and ends with ``/``.
         max_live_jobs: how many jobs of this user may run or wait on this machine before it starts no more.
         launching: held while jobs are counted and started, so that the limit is exact.
+        index: the jobs that were seen.
     """
 
     roots: Roots
     base_url: str = "/"
     max_live_jobs: int = 16
     launching: threading.Lock = field(default_factory=threading.Lock)
+    index: Index = field(default_factory=Index)
+
+    def refuse_one_more(self) -> None:
+        """Let pass if one more job may be started; asked while holding ``launching``.
+
+        Raises:
+            RefusedError: 429, there are too many.
+        """
+        live = len(live_job_ids())
+        if live >= self.max_live_jobs:
+            raise RefusedError(
+                429,
+                f"{live} jobs run or wait on this machine, and {self.max_live_jobs} may; try again when one has "
+                "ended, or set TrainkitApp.max_live_jobs",
+            )
