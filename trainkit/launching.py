@@ -7,18 +7,24 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trainkit.attempts import begin
 from trainkit.errors import OptionError, did_you_mean
 from trainkit.job import Job
 from trainkit.paths import check_job_id, make_job_id
 from trainkit.record import Record, Status, to_jsonable
 from trainkit.runners import runner as find_runner
-from trainkit.slots import Ticket
 from trainkit.store import Store
 from trainkit.task import Task, describe
 
+#: Up to this size a table is read and checked before its job exists; it takes about half a second.
+CHECKED_BEFORE_BYTES = 50_000_000
+
 _random = random.SystemRandom()
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def submit(
@@ -67,6 +73,73 @@ def submit(
     )
 
 
+def train(
+    data: pd.DataFrame | str | Path | None = None,
+    *,
+    target: str | None = None,
+    runner: str = "thread",
+    name: str | None = None,
+    job_id: str | None = None,
+    root: Store | str | Path | None = None,
+    **options: Any,
+) -> Job:
+    """Train a network on a table in the background and return at once.
+
+    The table is read and checked before a job exists, so that a wrong file, column or option is an error
+    here and leaves nothing behind; a file above 50 MB is checked by the job itself, in its first phase.
+
+    Args:
+        data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), a DataFrame, or nothing for a
+            synthetic table.
+        target: the column to predict; without it a column named y, target or label.
+        runner: ``"thread"`` or ``"process"``.
+        name: what people call the job; without it the file's name.
+        job_id: the job's id, if you have one; it must not be taken.
+        root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
+        **options: see :class:`~trainkit.tabular.options.TrainOptions`; what is left out is chosen from the
+            data, and shown in the record.
+
+    Raises:
+        TableError: the table cannot be read or learnt from; the message names the place.
+        OptionError: an option is unknown or out of its range.
+        JobIdError, JobExistsError: the id cannot be used.
+    """
+    from trainkit.tabular import train_function
+    from trainkit.tabular.options import check_options
+
+    checked = check_options({"target": target, **options})
+    told = {key: value for key, value in {"target": target, **options}.items() if value is not None}
+    path = Path(data).absolute() if isinstance(data, (str, Path)) else None
+    shown: dict[str, Any] = {"data": _shown(data), **told}
+    message = ""
+    if path is None or not path.is_file() or path.stat().st_size <= CHECKED_BEFORE_BYTES:
+        from trainkit.tabular.plan import check_table
+        from trainkit.tabular.read import open_table
+
+        frame, _ = open_table(data, checked)
+        plan = check_table(frame, checked, path=path)
+        shown, message = {"data": _shown(data), **plan.params}, plan.summary
+        # A thread shares the table that was read; a process reads the file itself.
+        data = frame if path is None or runner == "thread" else str(path)
+    else:
+        data = str(path)
+    return launch(
+        Task(train_function, {"data": data, **told}),
+        params=shown,
+        runner=runner,
+        name=name or (path.name.split(".")[0] if path else "table" if data is not None else "synthetic"),
+        job_id=job_id,
+        root=root,
+        message=message,
+    )
+
+
+def _shown(data: Any) -> str:
+    if isinstance(data, (str, Path)):
+        return str(data)
+    return "synthetic table" if data is None else f"DataFrame of {len(data)} rows"
+
+
 def launch(
     task: Task,
     *,
@@ -76,7 +149,6 @@ def launch(
     job_id: str | None,
     root: Store | str | Path | None,
     message: str = "",
-    warnings: list[str] | None = None,
 ) -> Job:
     """Make a job's files and hand it to a runner; on any failure nothing is left behind.
 
@@ -88,9 +160,8 @@ def launch(
         job_id: its id, or None to have one made.
         root: where the files go.
         message: the record's first message.
-        warnings: what the user should know already now.
     """
-    where = find_runner(runner)
+    find_runner(runner)
     store = Store.at(root)
     created_at = time.time()
     job_id = check_job_id(job_id) if job_id is not None else make_job_id(created_at, _random.getrandbits(32))
@@ -105,18 +176,7 @@ def launch(
         updated_at=created_at,
         heartbeat_at=created_at,
     )
-    lock = store.create(record)
-    try:
-        ticket = Ticket(job_id)
-        try:
-            where.submit(store, record, task, lock, ticket)
-        except BaseException:
-            ticket.close()
-            raise
-    except BaseException:
-        lock.close()
-        store.discard(job_id)
-        raise
+    begin(store, record, task)
     return Job(job_id, store)
 
 

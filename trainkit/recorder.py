@@ -23,6 +23,8 @@ TICK_S = 0.05
 REFRESH_S = 0.2
 HEARTBEAT_S = 1.0
 _SPEED_WINDOW_S = 10.0
+#: A loop that does nothing but log must not keep the recorder from its other duties.
+_LINES_PER_TICK = 5000
 #: Keys of a metrics line that trainkit sets itself.
 RESERVED = ("attempt", "step", "time")
 
@@ -131,7 +133,7 @@ class Recorder:
         self._thread.start()
 
     def _write_until_closed(self) -> None:
-        while not self._closing.wait(TICK_S):
+        while not self._closing.wait(0 if len(self.pending) >= _LINES_PER_TICK else TICK_S):
             try:
                 self.tick()
             except OSError as error:
@@ -163,7 +165,8 @@ class Recorder:
         if self._thread is not None:
             self._thread.join()
         with self._guard:
-            self._drain()
+            while self.pending:
+                self._drain()
             self.before_refresh()
             self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
             now = self.clock()
@@ -198,7 +201,7 @@ class Recorder:
     def _drain(self) -> None:
         lines = self._unwritten
         attempt = self.record.attempt
-        while self.pending:
+        for _ in range(min(len(self.pending), _LINES_PER_TICK)):
             step, epoch, logged_at, values = self.pending.popleft()
             numbers = self._numbers(values)
             if not numbers:

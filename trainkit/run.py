@@ -8,19 +8,32 @@ whole step and never within one.
 from __future__ import annotations
 
 import itertools
+import math
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from trainkit.checkpoints import random_state, restore_random_state, save_resume
+from trainkit.checkpoints import (
+    compute_state,
+    plain_random_state,
+    random_state,
+    restore_compute,
+    restore_random_state,
+    save_resume,
+)
 from trainkit.errors import OptionError
 from trainkit.record import EndedBy, Phase, Status, to_jsonable
 from trainkit.recorder import Recorder
 
 Batch = TypeVar("Batch")
 
+
+#: How often a checkpoint is taken by itself, in seconds, and what share of the time it may take at most.
+CHECKPOINT_EVERY_S = 10.0
+CHECKPOINT_SHARE = 0.03
 
 #: What a request to end means: how the loops end, what the record says of the reason, and what it says until then.
 _ENDINGS = {
@@ -96,6 +109,8 @@ class Run:
         self._epochs: int | None = None
         self._offset = 0  # batches begun in this epoch
         self._skip = 0  # batches of this epoch that an earlier attempt has done
+        self._loops = 0  # calls of `epochs` so far
+        self._own_process = recorder.record.runner != "thread"
         self._steps_by_log = True  # until `batches` is used
         self._device: str | None = None
         self._tracked: dict[str, Any] = {}
@@ -111,10 +126,29 @@ class Run:
         self._go_on.set()
         self.ended_by = EndedBy.EPOCHS
 
+        self._save_at_step: float = math.inf
+        self._save_every_steps: int | None = None
+        self._save_every_s = CHECKPOINT_EVERY_S
+        self._save_at: float | None = None
+        self._epoch_random: dict[str, Any] | None = None  # as it was when the current epoch began
+        self._loader_random: Any = None  # that of the loader's own generator, when its batches began
         self._resumed = dict(resumed or {})
         if resumed:
-            self.step, self.epoch = resumed["step"], resumed["epoch"]
-            self._skip = self._offset = resumed["offset"]
+            self._go_on_from(resumed)
+
+    def _go_on_from(self, saved: Mapping[str, Any]) -> None:
+        """Take the place of an earlier attempt from its checkpoint."""
+        self.step, self.epoch = saved["step"], saved["epoch"]
+        self._skip = self._offset = saved["offset"]
+        self.params._values.update(saved["params"])
+        if not self._own_process:
+            self.warn(
+                "resumed in a thread: its random numbers are the notebook's own, so it may not repeat exactly; "
+                "runner='process' does"
+            )
+        elif "torch" in sys.modules or saved["compute"]:
+            for difference in restore_compute(saved["compute"]):
+                self.warn(f"resumed, but not on the same footing, so it may not repeat exactly: {difference}")
 
     # --- the loops -------------------------------------------------------------------------------
 
@@ -131,22 +165,41 @@ class Run:
                     ...
         """
         self._epochs = count
-        # A checkpoint taken after the last batch of an epoch still belongs to that epoch: what follows
-        # its batches, a validation say, has not run.
-        first = max(self.epoch - 1, 0)
         self._recorder.note(epochs=count, phase=Phase.TRAINING)
-        if resumed_random := self._resumed.pop("random", None):
-            restore_random_state(resumed_random)
+        self._loops += 1
+        loop_to_go_on_in = self._resumed.get("loop", 0)
+        if self._loops < loop_to_go_on_in:
+            return  # an earlier attempt has done this loop; what it did is in what is tracked
+        first = max(self.epoch - 1, 0) if self._loops == loop_to_go_on_in else 0
         for epoch in range(first, count):
+            self._begin_epoch(epoch + 1)
             if self._attention and self._attend():
                 return
-            self.epoch = epoch + 1
-            self._offset = self._skip
             yield epoch
             if self._ending == "finish":
                 return
-        if self._attention:
-            self._attend()
+        # Nothing of this loop is left to be done again: a checkpoint says that the epoch after the last begins.
+        # A stop that comes as late as this lets the job complete.
+        self._begin_epoch(count + 1)
+        if self._checkpoint_wanted:
+            self.save_now()
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Set the place to before the first batch, or to where the epoch was cut."""
+        self._offset = self._skip
+        self.epoch = epoch
+        if self._skip and "epoch_random" in self._resumed:
+            # What the code does between the top of the epoch and its batches is done again, with the random
+            # numbers of then; `batches` brings those of the cut.
+            self._restore_random("epoch_random")
+        else:
+            self._restore_random("random")
+        self._epoch_random = random_state() if self._own_process else {}
+
+    def _restore_random(self, name: str) -> None:
+        state = self._resumed.pop(name, None)
+        if state and self._own_process:
+            restore_random_state(state)
 
     def batches(self, loader: Iterable[Batch], *, phase: str = "training") -> Iterator[Batch]:
         """Yield the batches of a loader; each one is a step.
@@ -175,16 +228,34 @@ class Run:
             length = None
         if length and self._epochs:
             self.total_steps = length * self._epochs
-        skip, self._skip = self._skip, 0
         self._steps_by_log = False
-        for batch in itertools.islice(loader, skip, None):
-            if self._attention and self._attend():
+        batches = self._from_where_it_was_cut(loader)
+        while True:
+            # Before the next batch is fetched: fetching may draw random numbers.
+            if (self._attention or self.step >= self._save_at_step) and self._attend():
+                return
+            try:
+                batch = next(batches)
+            except StopIteration:
                 return
             self.step += 1
             self._offset += 1
             yield batch
-        if self._attention:
-            self._attend()
+
+    def _from_where_it_was_cut(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Begin a loader's batches, and pass over those that an earlier attempt has done."""
+        if self._epoch_random is None:
+            self._epoch_random = random_state() if self._own_process else {}
+        generator = getattr(loader, "generator", None)
+        if self._skip and generator is not None and self._resumed.get("loader_random") is not None:
+            generator.set_state(self._resumed["loader_random"])
+        self._loader_random = generator.get_state() if generator is not None else None
+        batches = iter(loader)
+        skip, self._skip = self._skip, 0
+        if skip:
+            next(itertools.islice(batches, skip - 1, None), None)
+            self._restore_random("random")
+        return batches
 
     # --- reporting -------------------------------------------------------------------------------
 
@@ -239,7 +310,7 @@ class Run:
         """Record a warning; the same one only once."""
         self._recorder.warn(str(text))
 
-    def update_params(self, **params: Any) -> None:
+    def update_params(self, /, **params: Any) -> None:
         """Show parameters that were chosen by the code in the record, and in ``run.params``."""
         self.params._values.update(params)
         self._recorder.note(params=to_jsonable(self.params._values))
@@ -289,19 +360,63 @@ class Run:
                 (thing.load_state_dict if hasattr(thing, "load_state_dict") else thing.set_state)(saved)
 
     def checkpoint(self) -> None:
-        """Save what is tracked, the random state and the place in the loops, now."""
+        """Save what is tracked, the random state and the place in the loops, at the end of the current step.
+
+        Within a step, or between the batches of an epoch and its end, there is no place to which the code
+        could come back without doing something twice; so inside the loops the checkpoint is taken when the
+        next batch or epoch begins.
+        """
+        if self._epoch_random is None:
+            self.save_now()
+        else:
+            self._checkpoint_wanted = self._attention = True
+
+    def checkpoint_every(self, *, steps: int | None = None, seconds: float | None = None) -> None:
+        """Choose how often a checkpoint is taken by itself; without this every ten seconds.
+
+        Whatever is chosen by time, checkpoints take no more than 3 % of the time.
+
+        Args:
+            steps: after that many steps, besides.
+            seconds: after that many seconds.
+
+        Raises:
+            OptionError: a number that is not positive.
+        """
+        for name, value in (("steps", steps), ("seconds", seconds)):
+            if value is not None and value <= 0:
+                raise OptionError(f"checkpoint_every({name}={value!r}): expected a number above 0")
+        if steps is not None:
+            self._save_every_steps = int(steps)
+            self._save_at_step = self.step + self._save_every_steps
+        if seconds is not None:
+            self._save_every_s, self._save_at = seconds, None
+
+    def save_now(self) -> None:
+        """Save as :meth:`checkpoint` does, without waiting for the end of the step."""
+        self._checkpoint_wanted = False
+        clock = self._recorder.clock
+        begun_at = clock()
         with self.phase("checkpointing"):
             content = {
                 "step": self.step,
                 "epoch": self.epoch,
                 "offset": self._offset,
+                "loop": self._loops,
                 "tracked": {name: _state_of(thing) for name, thing in self._tracked.items()},
-                "random": random_state(),
+                "random": plain_random_state(random_state()) if self._own_process else {},
+                "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
+                "loader_random": self._loader_random,
+                "compute": compute_state(),
                 "params": to_jsonable(self.params._values),
             }
-            info = save_resume(self._paths, content, step=self.step, epoch=self.epoch, now=self._recorder.clock())
+            info = save_resume(self._paths, content, step=self.step, epoch=self.epoch, now=begun_at)
             self._recorder.note(checkpoint=info, resumable=True)
             self._recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
+        ended_at = clock()
+        self._save_at = ended_at + max(self._save_every_s, (ended_at - begun_at) / CHECKPOINT_SHARE)
+        if self._save_every_steps is not None:
+            self._save_at_step = self.step + self._save_every_steps
 
     @property
     def tracked(self) -> Mapping[str, Any]:
@@ -367,14 +482,25 @@ class Run:
 
     def report(self) -> None:
         """Bring the place in the loops into the record; called before it is written."""
+        self._ask_for_a_checkpoint_if_due()
         done = None
         if self.total_steps:
             done = self.step / self.total_steps
         elif self._epochs:
             done = max(self.epoch - 1, 0) / self._epochs
-        self._recorder.note(step=self.step, epoch=self.epoch, total_steps=self.total_steps)
+        epoch = min(self.epoch, self._epochs or self.epoch)
+        self._recorder.note(step=self.step, epoch=epoch, total_steps=self.total_steps)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
+
+    def _ask_for_a_checkpoint_if_due(self) -> None:
+        now = self._recorder.clock()
+        if self._save_at is None or self._save_at > now + max(
+            self._save_every_s, 3600.0
+        ):  # the clock was set back
+            self._save_at = now + self._save_every_s
+        if now >= self._save_at and self._tracked and self._epoch_random is not None:
+            self._checkpoint_wanted = self._attention = True
 
     def _attend(self) -> bool:
         """Do what was asked, between two steps, in the training thread.
@@ -388,15 +514,16 @@ class Run:
         self._attention = False
         while self._changes:
             self._apply(self._changes.pop(0))
-        if self._checkpoint_wanted:
-            self._checkpoint_wanted = False
-            self.checkpoint()
+        if self._checkpoint_wanted or self.step >= self._save_at_step:
+            self.save_now()
         if not self._go_on.is_set():
             self._pause()
         if self._ending is not None:
             self._attention = True
             if self._ending == "stop" and not self._noticed:
                 self._noticed = True
+                if self._tracked:
+                    self.save_now()  # here, between two steps, and not after the code has cleaned up behind itself
                 raise StopRun
             self._noticed = True
         return self._ending is not None

@@ -71,6 +71,13 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def _interrupt(record: Record) -> None:
+    record.status = Status.INTERRUPTED
+    record.ended_by = EndedBy.LOST
+    record.message = "its process vanished"
+    record.phase = None
+
+
 class Store:
     """The jobs below one root folder.
 
@@ -146,10 +153,14 @@ class Store:
         # The owner writes its last record before it frees the lock: what is read now is final.
         record = self.read(job_id)
         if not record.status.terminal and self.is_owned(record) is False:
-            record.status = Status.INTERRUPTED
-            record.ended_by = EndedBy.LOST
-            record.message = "its process vanished"
-            record.phase = None
+            _interrupt(record)
+        return record
+
+    def observe_as_owner(self, job_id: str) -> Record:
+        """Return the record for somebody who holds the owner's lock: whoever ran the job is gone."""
+        record = self.read(job_id)
+        if not record.status.terminal:
+            _interrupt(record)
         return record
 
     def is_owned(self, record: Record) -> bool | None:

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 import trainkit
-from trainkit.checkpoints import exported, save
-from trainkit.errors import TaskError
+from trainkit.checkpoints import exported, load_resume, save
+from trainkit.errors import CheckpointError, TaskError
 from trainkit.locks import FileLock
 from trainkit.owners import this_process
 from trainkit.paths import JobPaths
-from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Status
+from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.run import Run, StopRun
 from trainkit.store import Store, write_atomically
@@ -54,7 +54,14 @@ def work(
         keep_outcome: called before the terminal state is published, so that whoever sees the state finds
             the outcome too.
     """
-    run = Run(recorder, recorder.record.params)
+    try:
+        resumed = checkpoint_of(recorder.store, recorder.record)
+    except CheckpointError as error:
+        outcome.error = error
+        outcome.settled.set()
+        recorder.close(**_ended(Status.FAILED, EndedBy.EXCEPTION, str(error), _error_info(error)))
+        return
+    run = Run(recorder, recorder.record.params, resumed=resumed)
     outcome.run = run
     recorder.on_request = run.receive
     recorder.before_refresh = run.report
@@ -88,11 +95,11 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) 
             outcome.value = task.function(run, **task.arguments)
             outcome.returned = True
             stopped = run.stopped
+            if stopped and run.tracked:
+                run.save_now()
         except StopRun:
             stopped = True
         recorder.note(phase=Phase.FINALIZING)
-        if stopped and run.tracked:
-            run.checkpoint()
         usable = _save_model(paths, outcome.value, run.tracked.get("model"))
     except KeyboardInterrupt as interrupt:
         outcome.error = interrupt
@@ -169,6 +176,15 @@ def _git_commit() -> str | None:
     return found.stdout.strip() if found.returncode == 0 else None
 
 
+def checkpoint_of(store: Store, record: Record) -> dict[str, Any] | None:
+    """Return what a resumed attempt goes on from; None for a first attempt.
+
+    Raises:
+        CheckpointError: there is none that is whole.
+    """
+    return load_resume(store.paths(record.job_id))[0] if record.attempt > 1 else None
+
+
 def main(arguments: list[str]) -> None:
     """Be the process of one job."""
     root, job_id, lock_fd = arguments
@@ -192,9 +208,7 @@ def main(arguments: list[str]) -> None:
         task = load_task(paths.task.read_bytes())
     except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
         recorder.close(
-            **_ended(
-                Status.FAILED, EndedBy.EXCEPTION, f"the function could not be loaded: {error}", _error_info(error)
-            )
+            **_ended(Status.FAILED, EndedBy.EXCEPTION, f"the job could not be loaded: {error}", _error_info(error))
         )
         return
     work(recorder, task, outcome, keep_outcome=keep)

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 
 import trainkit as tk
-from trainkit.errors import JobInterruptedError, JobStoppedError, OptionError, RunnerError
+from trainkit.errors import JobInterruptedError, JobStoppedError, OptionError, RunnerError, StateError
 from trainkit.record import Status
 from trainkit.runners import RUNNERS
+from trainkit.runners import runner as find_runner
 from trainkit.slots import LIMIT_VARIABLE
 
 #: A new runner is one line here.
@@ -339,6 +340,54 @@ def test_launching_returns_at_once(runner: str) -> None:
     assert time.monotonic() - begun_at < 0.5
     assert not job.done()
     assert job.wait(30) is Status.COMPLETED
+
+
+def test_polling_tells_whether_anybody_runs_the_job(runner: str, eventually: Eventually) -> None:
+    """A runner knows its job from the files alone: alive while it runs, gone when it has ended."""
+    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    where = find_runner(runner)
+    assert where.poll(job.store, job.record) is True
+    job.stop()
+    job.wait(10)
+    eventually(lambda: where.poll(job.store, job.record) is False)
+
+
+def test_a_stopped_job_goes_on_as_a_new_attempt(runner: str, eventually: Eventually) -> None:
+    """resume() begins where the job was cut, under the same id; requests of the first attempt count no more."""
+
+    def fit(run: Any, steps: int = 2000) -> list[int]:
+        import time
+
+        class Memory:
+            seen: list[int] = []
+
+            def state_dict(self) -> dict[str, list[int]]:
+                return {"seen": self.seen}
+
+            def load_state_dict(self, state: dict[str, list[int]]) -> None:
+                self.seen = state["seen"]
+
+        memory = Memory()
+        run.track(memory=memory)
+        for epoch in run.epochs(2):
+            for batch in run.batches(range(steps // 2)):
+                time.sleep(0.0005)
+                memory.seen = [*memory.seen[-3:], epoch * (steps // 2) + batch]
+                run.log(loss=1.0)
+        return memory.seen
+
+    job = started(tk.submit(fit, runner=runner), eventually)
+    job.stop()
+    assert job.wait(20) is Status.STOPPED
+    cut_at = job.record.step
+    assert 0 < cut_at < 2000
+    assert job.resume() in (Status.QUEUED, Status.RUNNING)
+    assert job.result(timeout=60) == [1996, 1997, 1998, 1999]
+    record = job.record
+    assert (record.attempt, record.step, record.status) == (2, 2000, "COMPLETED")
+    assert job.metrics().index.tolist() == list(range(1, 2001))
+    with pytest.raises(StateError, match="is COMPLETED; only"):
+        job.resume()
 
 
 def test_kill(runner: str, eventually: Eventually) -> None:

@@ -12,7 +12,7 @@ from trainkit.errors import OptionError, did_you_mean
 from trainkit.locks import FileLock
 from trainkit.record import Record
 from trainkit.slots import Ticket
-from trainkit.store import Store
+from trainkit.store import Handle, Store
 from trainkit.task import Task
 
 #: The name that users type, and the module.
@@ -22,10 +22,14 @@ RUNNERS = {"thread": "trainkit.runners.thread", "process": "trainkit.runners.pro
 class Runner(Protocol):
     """The contract."""
 
-    def submit(self, store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket) -> None:
+    def submit(
+        self, store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
+    ) -> None:
         """Take over a job whose files are made, and return at once.
 
-        From here on the runner holds the owner's lock and the place in the queue, until the job has ended.
+        The task is None when a job is resumed: it is in ``task.pkl``.  The handle says where the requests of
+        this attempt begin; the runner adds its processes and writes it.  From here on the runner holds the
+        owner's lock and the place in the queue, until the job has ended.
         """
 
     def poll(self, store: Store, record: Record) -> bool | None:

@@ -20,14 +20,16 @@ from trainkit.locks import FileLock
 from trainkit.owners import is_running
 from trainkit.record import Record
 from trainkit.slots import Ticket
-from trainkit.store import Store, write_atomically
+from trainkit.store import Handle, Store, write_atomically
 from trainkit.task import Task, dump_task
 
 #: A task above this size is written with a warning: everything the function mentions travels along.
 LARGE_TASK_BYTES = 100_000_000
 
 
-def submit(store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket) -> None:
+def submit(
+    store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
+) -> None:
     """Start the job's supervisor.
 
     Raises:
@@ -37,9 +39,10 @@ def submit(store: Store, record: Record, task: Task, lock: FileLock, ticket: Tic
     if os.name != "posix":
         raise RunnerError("runner='process' needs Linux or macOS; use runner='thread' on this system")
     paths = store.paths(record.job_id)
-    data = dump_task(task)
-    write_atomically(paths.task, data, durable=False)
-    arguments = (store.root, record.job_id, lock.fd, ticket.fd, ticket.path, len(data))
+    if task is not None:
+        write_atomically(paths.task, dump_task(task), durable=False)
+    store.write_handle(record.job_id, handle)
+    arguments = (store.root, record.job_id, lock.fd, ticket.fd, ticket.path)
     with open(paths.output, "ab") as output:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "trainkit.runners.supervisor", *map(str, arguments)],

@@ -1,7 +1,7 @@
 """The parent of one process job: waits its turn, starts the worker, and tells how it ended.
 
 Small, without torch, in a session of its own.  ``python -m trainkit.runners.supervisor ROOT JOB_ID LOCK_FD
-TICKET_FD TICKET_PATH TASK_BYTES`` is started by the process runner.
+TICKET_FD TICKET_PATH`` is started by the process runner.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 def main(arguments: list[str]) -> None:
     """Be the supervisor of one job."""
-    root, job_id, lock_fd, ticket_fd, ticket_path, task_bytes = arguments
+    root, job_id, lock_fd, ticket_fd, ticket_path = arguments
     store = Store(root)
     lock = FileLock.inherited(int(lock_fd), store.paths(job_id).owner_lock)
     ticket = Ticket.inherited(int(ticket_fd), Path(ticket_path))
     adopt_orphans()
-    supervise(store, store.read(job_id), lock, ticket, task_bytes=int(task_bytes))
+    supervise(store, store.read(job_id), lock, ticket)
     ticket.close()
     lock.close()
 
 
-def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket, *, task_bytes: int) -> None:
+def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket) -> None:
     """Bring a queued job to its terminal state."""
     me = this_process()
     record.pid, record.process_started_at, record.boot_id, record.host = (
@@ -48,10 +48,12 @@ def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket, *, t
         me.boot_id,
         me.host,
     )
-    handle = Handle(runner="process", processes=[me])
+    handle = store.handle(record.job_id) or Handle(runner="process")
+    handle.processes = [me]
     store.write_handle(record.job_id, handle)
     store.write_record(record, durable=True)
-    recorder = Recorder(store, record)
+    recorder = Recorder(store, record, requests_offset=handle.requests_offset)
+    task_bytes = store.paths(record.job_id).task.stat().st_size
     if task_bytes > LARGE_TASK_BYTES:
         recorder.warn(
             f"the function and all it mentions took {task_bytes / 1e6:,.0f} MB to send; "
@@ -72,21 +74,22 @@ def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket, *, t
     code = worker.wait()
     kill_session(worker.pid)
     kill_descendants(me.pid)
-    bury(store, store.read(record.job_id), code)
+    bury(store, store.read(record.job_id), code, requests_offset=handle.requests_offset)
 
 
-def bury(store: Store, record: Record, code: int) -> None:
+def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -> None:
     """Write the terminal state of a worker that could not do it itself.
 
     Args:
         store: where the files are.
         record: as the worker left it.
         code: its exit code, or the negative number of the signal that ended it.
+        requests_offset: where the requests of its attempt begin.
     """
     if record.status.terminal:
         return
     store.sweep(record.job_id)
-    recorder = Recorder(store, record)
+    recorder = Recorder(store, record, requests_offset=requests_offset)
     if recorder.requested("kill"):
         recorder.close(Status.STOPPED, ended_by=EndedBy.USER, message="killed on request")
         return

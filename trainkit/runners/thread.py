@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import OrderedDict
 
-from trainkit.errors import RunnerError
+from trainkit.errors import RunnerError, TaskError
 from trainkit.locks import FileLock
 from trainkit.output import captured
 from trainkit.owners import this_process
@@ -20,8 +20,8 @@ from trainkit.record import Record
 from trainkit.recorder import Recorder
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.slots import Ticket
-from trainkit.store import Handle, Store
-from trainkit.task import Task
+from trainkit.store import Handle, Store, write_atomically
+from trainkit.task import Task, dump_task, load_task
 from trainkit.worker import Outcome, work
 
 #: How long an ending kernel waits for its jobs to save.
@@ -33,9 +33,14 @@ _outcomes: OrderedDict[str, Outcome] = OrderedDict()
 _threads: dict[str, threading.Thread] = {}
 
 
-def submit(store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket) -> None:
+def submit(
+    store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
+) -> None:
     """Start the job's thread."""
-    store.write_handle(record.job_id, Handle(runner="thread", processes=[this_process()]))
+    if task is None:
+        task = load_task(store.paths(record.job_id).task.read_bytes())
+    handle.processes = [this_process()]
+    store.write_handle(record.job_id, handle)
     outcome = Outcome()
     _outcomes[_key(store, record)] = outcome
     # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
@@ -43,7 +48,7 @@ def submit(store: Store, record: Record, task: Task, lock: FileLock, ticket: Tic
     context = contextvars.copy_context()
     thread = threading.Thread(
         target=context.run,
-        args=(_run, store, record, task, outcome, lock, ticket),
+        args=(_run, store, record, task, outcome, lock, ticket, handle.requests_offset),
         name=f"trainkit-{record.job_id}",
         daemon=_interactive(),
     )
@@ -73,10 +78,19 @@ def _key(store: Store, record: Record) -> str:
     return f"{store.root}:{record.job_id}:{record.attempt}"
 
 
-def _run(store: Store, record: Record, task: Task, outcome: Outcome, lock: FileLock, ticket: Ticket) -> None:
-    recorder = Recorder(store, record)
+def _run(
+    store: Store,
+    record: Record,
+    task: Task,
+    outcome: Outcome,
+    lock: FileLock,
+    ticket: Ticket,
+    requests_offset: int,
+) -> None:
+    recorder = Recorder(store, record, requests_offset=requests_offset)
     try:
         store.write_record(record, durable=True)
+        _keep_for_a_resume(store, record, task)
         with captured(store.paths(record.job_id).output):
             if wait_in_queue(recorder, ticket):
                 work(recorder, task, outcome)
@@ -87,6 +101,18 @@ def _run(store: Store, record: Record, task: Task, outcome: Outcome, lock: FileL
         _threads.pop(_key(store, record), None)
         while len(_outcomes) > _KEPT_OUTCOMES and next(iter(_outcomes.values())).settled.is_set():
             _outcomes.popitem(last=False)
+
+
+def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:
+    """Write the task down, so that the job can go on when this process is gone."""
+    path = store.paths(record.job_id).task
+    if path.exists():
+        return
+    try:
+        write_atomically(path, dump_task(task), durable=False)
+    except TaskError:
+        # Live objects are what a thread is for.  Such a job ends with its process; `resume` says why.
+        return
 
 
 def _interactive() -> bool:

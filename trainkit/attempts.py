@@ -1,0 +1,83 @@
+"""Handing an attempt of a job to a runner: the first one, or a resumed one."""
+
+from __future__ import annotations
+
+import time
+
+from trainkit.checkpoints import load_resume
+from trainkit.errors import CheckpointError, StateError
+from trainkit.locks import FileLock, try_lock
+from trainkit.record import Record, Status, begin_attempt
+from trainkit.runners import runner as find_runner
+from trainkit.slots import Ticket
+from trainkit.store import Handle, Store
+from trainkit.task import Task
+
+
+def begin(store: Store, record: Record, task: Task) -> None:
+    """Make the files of a new job and hand it to its runner; on any failure nothing is left behind.
+
+    Args:
+        store: where the files go.
+        record: QUEUED, with the name of a runner.
+        task: what to run.
+    """
+    find_runner(str(record.runner))
+    lock = store.create(record)
+    try:
+        _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
+    except BaseException:
+        lock.close()
+        store.discard(record.job_id)
+        raise
+
+
+def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
+    """Start a new attempt of a job that is over, from its newest whole checkpoint.
+
+    Args:
+        store: where its files are.
+        job_id: the job.
+        runner: another runner than it had.
+
+    Raises:
+        StateError: it is not over, it completed, or somebody else resumes it at this moment.
+        CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
+    """
+    record = store.observe(job_id)
+    where = runner or record.runner or "process"
+    find_runner(where)
+    paths = store.paths(job_id)
+    if record.status is not Status.COMPLETED and not record.resumable:
+        raise CheckpointError(
+            f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
+            "once run.track(model=..., optimizer=...) names what to keep"
+        )
+    lock = try_lock(paths.owner_lock)
+    if lock is None:
+        raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
+    try:
+        # Only under the lock is it certain that nobody else has resumed it since.
+        record = store.observe_as_owner(job_id)
+        begin_attempt(record, now=time.time())
+        record.runner = where
+        load_resume(paths)  # the worker loads it again; a damaged one should be told here
+        if not paths.task.exists():
+            raise CheckpointError(
+                f"job {record.name!r} cannot go on by itself: its function uses things that exist only in the "
+                "notebook that ran it. Run the cell that started it again"
+            )
+        store.write_record(record, durable=True)
+        _hand_over(store, record, None, lock, Handle(runner=where, requests_offset=paths.requests.stat().st_size))
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:
+    ticket = Ticket(record.job_id)
+    try:
+        find_runner(handle.runner).submit(store, record, task, lock, ticket, handle)
+    except BaseException:
+        ticket.close()
+        raise
