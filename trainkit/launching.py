@@ -112,6 +112,8 @@ def train(
     path = Path(data).absolute() if isinstance(data, (str, Path)) else None
     shown: dict[str, Any] = {"data": _shown(data), **told}
     message = ""
+    if name is None:
+        name = path.name.split(".")[0] if path else "synthetic" if data is None else "table"
     if path is None or not path.is_file() or path.stat().st_size <= CHECKED_BEFORE_BYTES:
         from trainkit.tabular.plan import check_table
         from trainkit.tabular.read import open_table
@@ -127,7 +129,7 @@ def train(
         Task(train_function, {"data": data, **told}),
         params=shown,
         runner=runner,
-        name=name or (path.name.split(".")[0] if path else "table" if data is not None else "synthetic"),
+        name=name,
         job_id=job_id,
         root=root,
         message=message,

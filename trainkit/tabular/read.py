@@ -25,6 +25,8 @@ from trainkit.tabular.jsonl import parse_json_lines
 if TYPE_CHECKING:
     import pandas as pd
 
+    from trainkit.tabular.options import TrainOptions
+
 FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -123,6 +125,25 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
         mapper = nullable.get if column.null_count else None
         columns[name] = column.to_pandas(types_mapper=mapper)
     return pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows))
+
+
+def open_table(data: pd.DataFrame | str | Path | None, options: TrainOptions) -> tuple[pd.DataFrame, Path | None]:
+    """Return the table and the file it came from, if any.
+
+    Raises:
+        TableError: it cannot be read, or is no table.
+    """
+    if data is None:
+        from trainkit.tabular.synthetic import synthetic_table
+
+        return synthetic_table(seed=options.seed), None
+    if isinstance(data, (str, Path)):
+        return read_table(data, missing=options.missing), Path(data)
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        return data, None
+    raise TableError(f"expected a DataFrame, the path of a table, or nothing; got {type(data).__name__}")
 
 
 def line_of_row(path: str | os.PathLike[str], row: int) -> int | None:

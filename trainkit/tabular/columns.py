@@ -1,0 +1,165 @@
+"""What the columns of a DataFrame hold, judged by their values: numbers, booleans, dates or texts.
+
+Used wherever a table is looked at: when it is checked, learnt from, and predicted on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import numbers
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from trainkit.errors import TableError, did_you_mean
+
+Kind = Literal["number", "boolean", "date", "text", "empty"]
+
+
+def named_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with texts as column names, without copying its values.
+
+    Raises:
+        TableError: two columns share a name.
+
+    >>> named_columns(pd.DataFrame({0: [1], "a": [2]})).columns.tolist()
+    ['0', 'a']
+    """
+    names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        raise TableError(f"column {twice[0]!r} is there twice; rename one", column=twice[0])
+    return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
+
+
+def find_column(frame: pd.DataFrame, name: str, where: str) -> pd.Series:
+    """Return a column by name, or say which ones there are.
+
+    Raises:
+        TableError: there is no such column.
+    """
+    if name in frame.columns:
+        return frame[name]
+    known = [str(column) for column in frame.columns]
+    hint = did_you_mean(name, known)
+    listed = ", ".join(known[:30]) + (f", … ({len(known)} in all)" if len(known) > 30 else "")
+    raise TableError(f"column {name!r} is not in {where}{hint or '.'} Columns: {listed}", column=name)
+
+
+def kind_of(column: pd.Series) -> Kind:
+    """Tell what a column holds.
+
+    Raises:
+        TableError: it mixes kinds, or holds something that is none of them.
+
+    >>> kind_of(pd.Series([1, None])), kind_of(pd.Series(["a"])), kind_of(pd.Series([None]))
+    ('number', 'text', 'empty')
+    """
+    if column.isna().all():
+        return "empty"
+    dtype: Any = column.dtype.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+    if pd.api.types.is_bool_dtype(dtype):
+        return "boolean"
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return "text"  # numbers as categories are names of things, not amounts
+    if pd.api.types.is_complex_dtype(dtype):
+        raise TableError(
+            f"column {column.name!r} holds complex numbers; expected real ones", column=str(column.name)
+        )
+    if pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_timedelta64_dtype(dtype):
+        return "number"
+    if pd.api.types.is_datetime64_any_dtype(dtype) or isinstance(dtype, pd.PeriodDtype):
+        return "date"
+    if isinstance(dtype, pd.StringDtype):
+        return "text"
+    return _kind_of_objects(column)
+
+
+def _kind_of_objects(column: pd.Series) -> Kind:
+    first: Kind | None = None
+    for row, value in enumerate(column.array):
+        if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and value != value):
+            continue
+        kind = _kind_of_value(value)
+        if kind is None:
+            raise TableError(
+                f"column {column.name!r}, row {row}: {type(value).__name__} {value!r:.60} is not one of "
+                "number, text, boolean or date",
+                column=str(column.name),
+            )
+        if first is not None and kind != first:
+            raise TableError(
+                f"column {column.name!r}, row {row}: {value!r:.60} is a {kind} after {first}s; "
+                "expected one kind in a column",
+                column=str(column.name),
+            )
+        first = kind
+    return first or "empty"
+
+
+def _kind_of_value(value: object) -> Kind | None:
+    if isinstance(value, (bool, np.bool_)):
+        return "boolean"
+    if isinstance(value, (numbers.Real, decimal.Decimal)):
+        return "number"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, (datetime.date, np.datetime64)):
+        return "date"
+    return None
+
+
+def as_numbers(column: pd.Series) -> np.ndarray:
+    """Return float64 values, (rows,), with NaN for missing.
+
+    Raises:
+        TableError: a value is not a number, or is infinite; its row is named.
+    """
+    name = str(column.name)
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return cast(np.ndarray, column.dt.total_seconds().to_numpy(float))
+    try:
+        values = column.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError):
+        parsed = pd.to_numeric(column.astype("str"), errors="coerce")
+        wrong = np.flatnonzero(parsed.isna() & column.notna())
+        row = int(wrong[0]) if len(wrong) else 0
+        raise TableError(
+            f"column {name!r}, row {row}: {column.iloc[row]!r} is not a number; expected numbers", column=name
+        ) from None
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite):
+        raise TableError(
+            f"column {name!r}, row {int(infinite[0])}: {values[infinite[0]]} is infinite; "
+            "replace it by a number or leave it missing",
+            column=name,
+        )
+    return cast(np.ndarray, values)
+
+
+def as_dates(column: pd.Series) -> pd.Series:
+    """Return datetime64 values without zone (UTC where there was one)."""
+    if isinstance(column.dtype, pd.PeriodDtype):
+        return cast(pd.Series, column.dt.to_timestamp())
+    if not pd.api.types.is_datetime64_any_dtype(column.dtype):
+        try:
+            column = pd.to_datetime(column)
+        except (ValueError, TypeError) as error:
+            name = str(column.name)
+            raise TableError(f"column {name!r}: {error}; expected dates", column=name) from None
+    zoned = getattr(column.dt, "tz", None) is not None
+    return column.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else column
+
+
+def as_words(column: pd.Series) -> pd.Series:
+    """Return texts (or booleans as texts), with missing values kept missing."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.rename_categories([_word(value) for value in column.cat.categories]).astype("object")
+    return column.astype("object").map(_word, na_action="ignore")
+
+
+def _word(value: Any) -> str:
+    # 2.0 in a column that came to be float for a missing value is the word "2".
+    return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else str(value)

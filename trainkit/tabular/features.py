@@ -1,0 +1,205 @@
+"""How to read a table: learnt from the training rows, kept with the model, applied to new rows.
+
+A row becomes float32 numbers (standardised, NaN where missing) and int64 categories (0 for a word not
+seen in training, 1 for missing).  The state is plain values only, so that a model file loads without
+running code.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, cast
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from trainkit.errors import TableError
+from trainkit.tabular.columns import as_dates, as_numbers, as_words, find_column, kind_of
+
+UNSEEN, MISSING, FIRST_WORD = 0, 1, 2
+BINS = 16
+MAX_WORDS = 1000
+ID_NAME = re.compile(
+    r"(?i:(.*[_ -])?(id|idx|index|key|uuid|guid)|row([_ -]?(nr|no|number))?|unnamed: ?\d+)$|.*[a-z]I[dD]$"
+)
+PARTS = ("time", "month", "weekday", "hour")
+
+
+class Number(msgspec.Struct, tag="number", forbid_unknown_fields=True):
+    """How a column of numbers, or a part of a date, is read.
+
+    Attributes:
+        name: the column.
+        part: ``"value"``, or what is taken from a date.
+        center, scale: of the standardisation, in the column's units.
+        low, high: values beyond are read as missing.
+        fill: the standardised value that stands in for a missing one.
+        edges: standardised quantiles between which the network interpolates, ascending.
+    """
+
+    name: str
+    part: Literal["value", "time", "month", "weekday", "hour"]
+    center: float
+    scale: float
+    low: float
+    high: float
+    fill: float
+    edges: list[float]
+
+
+class Category(msgspec.Struct, tag="category", forbid_unknown_fields=True):
+    """How a column of texts or booleans is read.
+
+    Attributes:
+        name: the column.
+        words: what was seen in training; a word's index is its position + 2.
+        missing: whether values were missing in training; if not, missing is as unseen.
+    """
+
+    name: str
+    words: list[str]
+    missing: bool
+
+
+class Features(msgspec.Struct, forbid_unknown_fields=True):
+    """How all columns are read; made by :func:`learn`."""
+
+    columns: list[Number | Category]
+
+    @property
+    def numbers(self) -> list[Number]:
+        """The numeric ones, in the order of :meth:`encode`."""
+        return [column for column in self.columns if isinstance(column, Number)]
+
+    @property
+    def categories(self) -> list[Category]:
+        """The categorical ones, in the order of :meth:`encode`."""
+        return [column for column in self.columns if isinstance(column, Category)]
+
+    def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows.
+
+        Args:
+            frame: the table; the order of its columns does not matter, and more columns do not.
+
+        Returns:
+            float32 numbers, (rows, numeric features), NaN where missing; int64 categories, (rows, categories).
+
+        Raises:
+            TableError: a column is missing, or holds something else than in training.
+        """
+        absent = [column.name for column in self.columns if column.name not in frame.columns]
+        if absent:
+            find_column(frame, absent[0], f"the table (the model needs {', '.join(dict.fromkeys(absent))})")
+        numbers = np.empty((len(frame), len(self.numbers)), np.float32)
+        for position, number in enumerate(self.numbers):
+            values = _values(frame[number.name], number.part)
+            values[(values < number.low) | (values > number.high)] = np.nan
+            numbers[:, position] = (values - number.center) / number.scale
+        categories = np.empty((len(frame), len(self.categories)), np.int64)
+        for position, category in enumerate(self.categories):
+            categories[:, position] = _indices(frame[category.name], category)
+        return numbers, categories
+
+
+def learn(frame: pd.DataFrame, names: list[str]) -> Features:
+    """Learn from the training rows how to read the named columns.
+
+    Args:
+        frame: the training rows.
+        names: the columns to read, as :func:`trainkit.tabular.plan.check_table` chose them.
+    """
+    columns: list[Number | Category] = []
+    for name in names:
+        column = frame[name]
+        kind = kind_of(column)
+        if kind == "number":
+            columns.append(_learn_number(name, "value", as_numbers(column)))
+        elif kind == "date":
+            for part in PARTS:
+                values = _values(column, part)
+                if part == "time" or np.nanmin(values) < np.nanmax(values):
+                    columns.append(_learn_number(name, part, values))
+        elif kind in ("text", "boolean"):
+            counts = as_words(column).value_counts()
+            words = [str(word) for word in counts.index[:MAX_WORDS]]
+            columns.append(Category(name=name, words=sorted(words), missing=bool(column.isna().any())))
+    return Features(columns=columns)
+
+
+def limits(values: np.ndarray) -> tuple[float, float]:
+    """Return the range outside of which a value is so rare and so far that it is better read as missing.
+
+    Sentinels (0, -999) and slips of the pen sit far from everything else.  Beyond: more than four robust
+    standard deviations (quartile range / 1.349) from the median, of the values and, where all are positive,
+    also of their logarithms; and no more than one row in a thousand, for more is a tail and not a slip.
+
+    >>> low, high = limits(np.r_[np.linspace(9, 11, 5000), -999.0])
+    >>> float(low), float(high)
+    (9.0, inf)
+    """
+    values = values[~np.isnan(values)]
+    below, above = _far(values)
+    if len(values) and (values > 0).mean() > 0.99:
+        log_below, log_above = _far(np.log(np.maximum(values, np.finfo(float).tiny)))
+        below, above = below & log_below, above & log_above
+    low = values[~below].min() if 0 < below.mean() <= 0.001 else -np.inf
+    high = values[~above].max() if 0 < above.mean() <= 0.001 else np.inf
+    return float(low), float(high)
+
+
+def _far(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(values) == 0:
+        return np.zeros(0, bool), np.zeros(0, bool)
+    quarter, middle, three_quarters = np.quantile(values, [0.25, 0.5, 0.75])
+    reach = 4 * (three_quarters - quarter) / 1.349 or np.inf
+    return values < middle - reach, values > middle + reach
+
+
+def _learn_number(name: str, part: str, values: np.ndarray) -> Number:
+    low, high = limits(values)
+    kept = values[(values >= low) & (values <= high)]
+    center, scale = float(kept.mean()), float(kept.std()) or 1.0
+    scaled = (kept - center) / scale
+    # Fewer bins where there are few rows, so that each is learnt from a dozen at least.
+    bins = min(BINS, max(2, len(kept) // 12))
+    edges = np.unique(np.quantile(scaled, np.linspace(0, 1, bins + 1)).astype(np.float32))
+    if len(edges) == 1:
+        edges = np.array([edges[0], edges[0] + 1])
+    return Number(
+        name=name,
+        part=cast("Literal['value', 'time', 'month', 'weekday', 'hour']", part),
+        center=center,
+        scale=scale,
+        low=low,
+        high=high,
+        fill=float(np.median(scaled)),
+        edges=[float(edge) for edge in edges],
+    )
+
+
+def _values(column: pd.Series, part: str) -> np.ndarray:
+    if part == "value":
+        if kind_of(column) in ("text", "boolean", "date") and not pd.api.types.is_bool_dtype(column.dtype):
+            found = kind_of(column)
+            name = str(column.name)
+            first = column[column.notna()].iloc[0]
+            raise TableError(f"column {name!r} holds {found}s ({first!r}); the model needs numbers", column=name)
+        return as_numbers(column).copy()
+    if column.isna().all():
+        return np.full(len(column), np.nan)
+    dates = as_dates(column)
+    if part == "time":
+        seconds = dates.astype("datetime64[us]").astype("int64").to_numpy(float) / 1e6
+        return np.where(dates.isna(), np.nan, seconds)
+    return cast(np.ndarray, getattr(dates.dt, part).to_numpy(float, na_value=np.nan).copy())
+
+
+def _indices(column: pd.Series, category: Category) -> np.ndarray:
+    words = as_words(column)
+    codes = pd.Categorical(words, categories=category.words).codes.astype(np.int64) + FIRST_WORD
+    codes[codes < FIRST_WORD] = UNSEEN
+    if category.missing:
+        codes[column.isna().to_numpy()] = MISSING
+    return codes

@@ -1,0 +1,222 @@
+"""Training on a table: a training function like any user's, on two screens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainkit.tabular.columns import as_numbers, as_words, named_columns
+from trainkit.tabular.features import learn
+from trainkit.tabular.feeding import Batches, split
+from trainkit.tabular.metrics import classification_metrics, regression_metrics
+from trainkit.tabular.model import Shape, TableModel, Target
+from trainkit.tabular.options import TrainOptions, check_options
+from trainkit.tabular.plan import Plan, check_table
+from trainkit.tabular.read import open_table
+
+if TYPE_CHECKING:
+    from trainkit.run import Run
+
+WEIGHT_DECAY = 1e-3
+HIDDEN_SHARE = 0.05  # of the values, hidden in training
+WARM_UP = 0.1  # of all steps
+MANY_ROWS = 10_000  # from here on a few wide members do as well as many small ones, and are quicker
+
+
+def fit(run: Run, data: pd.DataFrame | str | Path | None = None, **options: Any) -> TableModel:
+    """Train a network that predicts one column of a table from the others.
+
+    Args:
+        run: the job, from within.
+        data: a table, the path of one, or None for a synthetic one.
+        **options: see :class:`~trainkit.tabular.options.TrainOptions`.
+
+    Returns:
+        The model, with the weights of the epoch whose validation loss was lowest.
+
+    Raises:
+        TableError: the table cannot be read or learnt from.
+        OptionError: an option is unknown or out of range.
+    """
+    told = check_options(options)
+    with run.phase("loading"):
+        frame, path = open_table(data, told)
+        plan = check_table(frame, told, path=path)
+        for warning in plan.warnings:
+            run.warn(warning)
+        run.message(plan.summary)
+        run.update_params(**plan.params)
+        params = plan.params
+        device = torch.device(run.device)
+        model, train, validation = _prepare(frame, plan, device)
+        batches = Batches(*train, batch_size=params["batch_size"], seed=params["seed"], hidden_share=HIDDEN_SHARE)
+
+    dropout_rng = torch.Generator(device).manual_seed(params["seed"])
+    model.network.dropout_rng = dropout_rng
+    optimizer = torch.optim.AdamW(
+        model.network.parameters(),
+        lr=params["lr"],
+        weight_decay=WEIGHT_DECAY,
+        fused=device.type in ("cpu", "cuda"),
+    )
+    stopping = EarlyStopping(params["patience"])
+    run.track(model=model, optimizer=optimizer, stopping=stopping, dropout_rng=dropout_rng)
+    run.best("val_loss", "min")
+    total_steps = params["epochs"] * len(batches)
+
+    for epoch in run.epochs(params["epochs"]):
+        model.network.train()
+        for batch in run.batches(batches):
+            step = run.step - 1
+            lr = run.params["lr"] * one_cycle(step / total_steps)
+            loss = train_step(model, optimizer, batch, lr)
+            if step % told.log_every == 0:
+                run.log(loss=loss, lr=lr)
+        with run.phase("validating"):
+            metrics: dict[str, Any] = validate(model, validation)
+            run.log(**metrics)
+        if stopping.is_best(metrics["val_loss"], epoch):
+            model.keep_best(metrics)
+        elif stopping.is_over(epoch):
+            run.end_early("early_stopping", f"no better since epoch {stopping.best_epoch + 1}; {plan.summary}")
+
+    model.use_best()
+    model.network.eval()
+    return model
+
+
+def train_step(
+    model: TableModel, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor], lr: float
+) -> Tensor:
+    """Make one step, and return its loss without waiting for it."""
+    numbers, categories, targets = batch
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss = loss_of(model, model.network(numbers, categories), targets)
+    optimizer.zero_grad()
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.detach()
+
+
+def loss_of(model: TableModel, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss of the members, each on its own: cross entropy, or squared error in scaled units.
+
+    Args:
+        model: says which.
+        outputs: (members, rows, outputs).
+        targets: (rows,), class indices or scaled numbers.
+    """
+    repeated = targets.expand(outputs.shape[0], -1).flatten()
+    if model.target.task == "classification":
+        return functional.cross_entropy(outputs.flatten(0, 1), repeated)
+    return functional.mse_loss(outputs.flatten(), repeated)
+
+
+def validate(model: TableModel, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
+    """Return ``val_loss`` and the metrics of the task on held-out rows."""
+    numbers, categories, targets = rows
+    out, actual = model.outputs(numbers, categories), targets.cpu()
+    if model.target.task == "classification":
+        loss = functional.nll_loss(out.clamp_min(1e-9).log(), actual)
+        metrics = classification_metrics(out, actual)
+    else:
+        target = model.target
+        loss = functional.mse_loss((out[:, 0] - target.center) / target.scale, actual.double())
+        metrics = regression_metrics(out[:, 0], actual.double() * target.scale + target.center)
+    return {"val_loss": float(loss)} | {f"val_{name}": value for name, value in metrics.items()}
+
+
+def one_cycle(done: float) -> float:
+    """Return the share of the learning rate at a point of the run: up along a line, then down along a cosine.
+
+    Source: Smith and Topin 2018 (arXiv:1708.07120).
+
+    >>> one_cycle(0.1), round(one_cycle(1.0), 3)
+    (1.0, 0.0)
+    """
+    if done < WARM_UP:
+        return 0.04 + 0.96 * done / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP))))
+
+
+class EarlyStopping:
+    """Knows the best epoch so far, and when to give up.
+
+    >>> stopping = EarlyStopping(patience=2)
+    >>> [stopping.is_best(loss, epoch) for epoch, loss in enumerate([3.0, 2.0, 2.5])]
+    [True, True, False]
+    >>> stopping.is_over(2), stopping.is_over(3)
+    (False, True)
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best_loss, self.best_epoch = math.inf, -1
+
+    def is_best(self, loss: float, epoch: int) -> bool:
+        """Take note of an epoch's validation loss, and tell whether it is the lowest."""
+        if not loss < self.best_loss:
+            return False
+        self.best_loss, self.best_epoch = loss, epoch
+        return True
+
+    def is_over(self, epoch: int) -> bool:
+        """Tell whether the last improvement is ``patience`` epochs ago."""
+        return epoch - self.best_epoch >= self.patience
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
+
+
+Rows = tuple[Tensor, Tensor, Tensor]
+
+
+def _prepare(frame: pd.DataFrame, plan: Plan, device: torch.device) -> tuple[TableModel, Rows, Rows]:
+    """Split the rows, learn from the training rows how to read them, and make the model."""
+    params = plan.params
+    frame = named_columns(frame)
+    frame = frame[frame[plan.target].notna()]
+    generator = torch.Generator().manual_seed(params["seed"])
+    labels = _labels(frame[plan.target], plan)
+    train, validation = split(labels, max(1, len(plan.classes)), params["val_fraction"], generator)
+    features = learn(frame.iloc[train.numpy()], plan.features)
+    target = Target(name=plan.target, task=plan.task, labels=plan.classes)
+    values = labels
+    if plan.task == "regression":
+        numbers = torch.from_numpy(as_numbers(frame[plan.target]))
+        target.center, target.scale = float(numbers[train].mean()), float(numbers[train].std(correction=0)) or 1.0
+        values = ((numbers - target.center) / target.scale).float()
+    shape = Shape(
+        hidden=params["hidden"],
+        outputs=max(1, len(plan.classes)),
+        members=8 if len(frame) < MANY_ROWS else 4,
+        dropout=params["dropout"],
+    )
+    model = TableModel(features, target, shape, params)
+    model.network.reset(features, generator)
+    model.network.to(device)
+    encoded = (*map(torch.from_numpy, features.encode(frame)), values)
+    return model, *(tuple(rows[part].to(device) for rows in encoded) for part in (train, validation))  # type: ignore[return-value]
+
+
+def _labels(column: pd.Series, plan: Plan) -> Tensor:
+    """Return class indices, or zeros for regression, (rows,)."""
+    if plan.task == "regression":
+        return torch.zeros(len(column), dtype=torch.int64)
+    words = [str(label) for label in plan.classes]
+    codes = pd.Categorical(as_words(column), categories=words).codes
+    return torch.from_numpy(np.asarray(codes, np.int64))
