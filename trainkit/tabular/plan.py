@@ -121,7 +121,7 @@ def defaults(options: TrainOptions, rows: int) -> dict[str, Any]:
         "patience": None,
     }
     told: dict[str, Any] = {name: getattr(options, name) for name in options.__struct_fields__}
-    params = {name: chosen.get(name) if value is None else value for name, value in told.items()}
+    params: dict[str, Any] = {name: chosen.get(name) if value is None else value for name, value in told.items()}
     hidden = params["hidden"]
     params["hidden"] = [hidden, hidden] if isinstance(hidden, int) else list(hidden)
     # The learning rate falls to zero over all epochs: stopping is for runs that have clearly turned.
