@@ -5,7 +5,16 @@ from __future__ import annotations
 import functools
 from importlib.resources import files
 
-_SCRIPTS = ("uplot.min.js", "dom.js", "wire.js", "chart.js", "monitor.js", "dashboard.js", "launcher.js", "main.js")
+_SCRIPTS = (
+    "uplot.min.js",
+    "dom.js",
+    "wire.js",
+    "chart.js",
+    "monitor.js",
+    "dashboard.js",
+    "launcher.js",
+    "main.js",
+)
 _STYLES = ("uplot.min.css", "panel.css")
 
 

@@ -159,7 +159,11 @@ class JobFeed:
             "groups": list(view.groups(self.history.metrics).items()),
         }
         if record.best is not None:
-            card["best"] = {"metric": record.best.metric, "step": record.best.step, "value": _finite(record.best.value)}
+            card["best"] = {
+                "metric": record.best.metric,
+                "step": record.best.step,
+                "value": _finite(record.best.value),
+            }
         return card
 
     # --- details ---------------------------------------------------------------------------------

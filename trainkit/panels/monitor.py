@@ -10,7 +10,10 @@ from trainkit.errors import OptionError
 from trainkit.job import Job
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.panel import Panel
+from trainkit.panels.picture import bundle
 from trainkit.panels.plain import live_text
+from trainkit.record import Status
+from trainkit.view import actions
 
 #: What a button may ask for, and so what a page may.
 ASKABLE = ("stop", "finish", "pause", "resume", "kill", "checkpoint")
@@ -21,28 +24,28 @@ class Monitor(Panel):
 
     Args:
         job: which.
-        on_end: called once in the refresher's thread when the job has ended and all of it is sent.
+        settles: whether the notebook's output becomes a picture when the job ends.
     """
 
     kind = traitlets.Unicode("monitor", read_only=True).tag(sync=True)
 
-    def __init__(self, job: Job, *, on_end: Any = None) -> None:
+    def __init__(self, job: Job, *, settles: bool = False) -> None:
         self.job = job
         self.feed = JobFeed(job.store, job.id)
-        self._on_end = on_end
+        self._settles = settles
         super().__init__(job.store)
+        if self.feed.ended:
+            settle(self, job, keep=True)
         self.begin()
 
-    def news(self) -> Message | None:
+    def news(self) -> list[Message]:
         """Return what is new; at the end, keep all of it in the widget's state."""
         was_over = self.feed.ended
         message = self.feed.next()
         if self.feed.ended and not was_over:
             self.publish()
-        if self.feed.ended and self._on_end is not None:
-            on_end, self._on_end = self._on_end, None
-            on_end(self)
-        return message if not self._closed else None
+            settle(self, self.job, keep=not self._settles)
+        return [] if message is None or self._closed else [message]
 
     def everything(self) -> Message:
         """Return the whole job."""
@@ -59,6 +62,20 @@ class Monitor(Panel):
     def text(self) -> str:
         """Return the job as stable text."""
         return live_text(self.job)
+
+
+def settle(panel: Panel, job: Job, *, keep: bool) -> None:
+    """Let the notebook store a picture with text of a job that has ended.
+
+    Args:
+        panel: that shows it.
+        job: the job.
+        keep: go on showing the panel as long as the kernel lives.
+    """
+    record = job.record
+    # What vanished and can go on keeps its panel: Resume must stay within reach.
+    resumes = record.status is Status.INTERRUPTED and bool(actions(record))
+    panel.settle(bundle(job), with_panel=keep or resumes)
 
 
 def answer(panel: Panel, feed: JobFeed, job: Job, message: dict[str, Any]) -> Message | None:

@@ -14,13 +14,15 @@ import traitlets
 from trainkit.errors import TrainkitError
 from trainkit.panels import assets
 from trainkit.panels.feed import Message
-from trainkit.panels.frontend import ipython_shell
+from trainkit.panels.frontend import attached, ipython_shell
 from trainkit.panels.refresher import refresher
 from trainkit.store import Store
 
 #: A page says "here" every 20 s, a hidden one every minute.  If the kernel is free to listen and hears nothing
 #: for so long, nobody looks; what is sent on would pile up in the server.
 UNSEEN_S = 150.0
+#: After a click there may be news of a job that had ended: it may have been resumed.
+LIVELY_S = 10.0
 
 
 class Panel(anywidget.AnyWidget):
@@ -44,17 +46,21 @@ class Panel(anywidget.AnyWidget):
         self._heard_at = time.monotonic()
         self._asked_at: float | None = None
         self._inbox: list[dict[str, Any]] = []
+        self._lively_until = 0.0
         self._closed = False
+        self._guard = threading.RLock()
+        self._handles: list[Any] = []
+        self._stored: dict[str, Any] | None = None
         super().__init__(opening=_opening(self.everything()))
         if hasattr(self.comm, "_reply_subshell_for"):
-            # ipykernel 7.4 routes what the page says to the shell that last published, which may be busy with a cell.
+            # ipykernel 7.4 sends what the page says to the shell that published last, which may be busy.
             self.comm._reply_subshell_for = lambda data, default: default
         self.on_msg(self._receive)
 
     # --- for subclasses --------------------------------------------------------------------------
 
-    def news(self) -> Message | None:
-        """Return what is new, or None.  Called by the refresher's thread."""
+    def news(self) -> list[Message]:
+        """Return what is new.  Called by the refresher's thread."""
         raise NotImplementedError
 
     def everything(self) -> Message:
@@ -101,15 +107,18 @@ class Panel(anywidget.AnyWidget):
         if self._closed:
             return False
         while self._inbox:
-            message = self._inbox.pop(0)
-            answer = self.told(message)
+            try:
+                answer = self.told(self._inbox.pop(0))
+            except (TrainkitError, OSError) as error:
+                answer = {"type": "trouble", "message": _told(error)}, []
             if answer is not None:
                 self._deliver(answer)
-        if (news := self.news()) is not None:
-            self._deliver(news)
+        for message in self.news():
+            self._deliver(message)
         if self._closed:
             return False
-        return (not self.over() or bool(self._inbox)) and not self._unseen()
+        lively = time.monotonic() < self._lively_until
+        return (lively or not self.over()) and not self._unseen()
 
     def broken(self, error: Exception) -> None:
         """Tell the page what ended the refreshing."""
@@ -125,7 +134,8 @@ class Panel(anywidget.AnyWidget):
         self._heard_at, self._asked_at = time.monotonic(), None
         if isinstance(content, dict) and content.get("type") != "here":
             self._inbox.append(content)
-        if not self.over() or self._inbox:
+            self._lively_until = self._heard_at + LIVELY_S
+        if not self._closed and (not self.over() or self._inbox):
             refresher.add(self)
 
     def _unseen(self) -> bool:
@@ -146,10 +156,38 @@ class Panel(anywidget.AnyWidget):
         if self._asked_at is not None:
             self._asked_at = time.monotonic()
 
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**(data or {}), "text/plain": self.text()}, metadata
+    # --- in the notebook -------------------------------------------------------------------------
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import DisplayHandle
+
+        with self._guard:
+            handle: Any = DisplayHandle()  # type: ignore[no-untyped-call]
+            handle.display(self._bundle(), raw=True)
+            self._handles.append(handle)
+
+    def _bundle(self) -> dict[str, Any]:
+        """Return what the notebook stores now, by MIME type."""
+        if self._stored is not None:
+            return self._stored
+        if self._closed or not attached():
+            return {"text/plain": self.text()}
+        bundle: Any = super()._repr_mimebundle_()
+        return {**(bundle[0] if isinstance(bundle, tuple) else bundle), "text/plain": self.text()}
+
+    def settle(self, data: dict[str, str], *, with_panel: bool = False) -> None:
+        """Let the notebook store this in the place of the panel.
+
+        Args:
+            data: by MIME type.
+            with_panel: keep the panel beside it, and show that as long as the kernel lives.
+        """
+        with self._guard:
+            self._stored = {**self._bundle(), **data} if with_panel else dict(data)
+            for handle in self._handles:
+                handle.update(self._stored, raw=True)
+        if not with_panel:
+            self.close()
 
     def __repr__(self) -> str:
         return self.text()

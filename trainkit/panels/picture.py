@@ -58,8 +58,8 @@ def as_html(record: Record, png: bytes | None) -> str:
         code = f"<pre>{say(seen.fault.code)}</pre>" if seen.fault.code else ""
         trace = seen.fault.traceback[-4000:]
         parts.append(
-            f'<div style="border-left:3px solid {tone};padding:2px 10px;margin:8px 0"><b>{say(seen.fault.title)}</b>'
-            f"{place}{code}<details><summary>Traceback</summary><pre>{say(trace)}</pre></details></div>"
+            f'<div style="border-left:3px solid {tone};padding:2px 10px;margin:8px 0">'
+            f"<b>{say(seen.fault.title)}</b>{place}{code}<details><summary>Traceback</summary><pre>{say(trace)}</pre></details></div>"
         )
     if png is not None:
         names = ", ".join(view.groups(record.metrics))
@@ -138,7 +138,7 @@ def _small_png(figure: Any) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
     file = io.BytesIO()

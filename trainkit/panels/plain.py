@@ -20,7 +20,7 @@ def live_text(job: Job) -> str:
     >>> _ = job.wait()
     >>> print(live_text(job))
     fit: COMPLETED · step 2
-      loss  0.5
+      loss 0.5
       runner: thread
     """
     record = job.record

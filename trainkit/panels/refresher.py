@@ -79,8 +79,7 @@ class Refresher:
             for panel in self.panels():
                 try:
                     more = panel.refresh()
-                except Exception as error:
-                    # The boundary of a thread: the panel tells it, the log keeps the traceback.
+                except Exception as error:  # noqa: BLE001 - a thread's boundary: the panel tells, the log keeps it
                     _log.exception("a panel could not be refreshed")
                     panel.broken(error)
                     more = False

@@ -154,9 +154,8 @@ def thinned(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
         x, y = x[finite], y[finite]
     if len(x) <= count:
         return x, y
-    chosen = MinMaxLTTBDownsampler().downsample(
-        np.ascontiguousarray(x), np.ascontiguousarray(y), n_out=count, parallel=False
-    )
+    downsampler: Any = MinMaxLTTBDownsampler
+    chosen = downsampler().downsample(np.ascontiguousarray(x), np.ascontiguousarray(y), n_out=count)
     return x[chosen], y[chosen]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,10 @@ from trainkit.panels.frontend import attached
 
 if TYPE_CHECKING:
     from trainkit.job import Job
+    from trainkit.panels.dashboard import Dashboard
+    from trainkit.panels.launcher import Launcher
     from trainkit.panels.monitor import Monitor
+    from trainkit.store import Store
 
 
 def show_job(job: Job) -> None:
@@ -20,41 +23,23 @@ def show_job(job: Job) -> None:
 
     The output that the notebook stores becomes that picture by itself when the job ends.
     """
-    from IPython.display import DisplayHandle, display
+    from IPython.display import display
 
     from trainkit.panels.plain import live_text
 
+    show: Callable[..., Any] = display
     if not attached() or not available():
-        display({"text/plain": live_text(job)}, raw=True)
-        return
-    from trainkit.panels.picture import bundle
-
-    record = job.record
-    if record.status.terminal and not keeps_its_panel(record):
-        display(bundle(job), raw=True)
+        show({"text/plain": live_text(job)}, raw=True)
         return
     from trainkit.panels.monitor import Monitor
+    from trainkit.panels.picture import bundle
+    from trainkit.view import actions
 
-    handle = DisplayHandle()
-    displayed = threading.Event()
-
-    def on_end(panel: Monitor) -> None:
-        displayed.wait()
-        record = job.record
-        if keeps_its_panel(record):
-            # Resume must stay within reach; whoever reads the notebook later still finds the picture.
-            data, metadata = panel._repr_mimebundle_()
-            handle.update({**data, **bundle(job)}, raw=True, metadata=metadata)
-        else:
-            handle.update(bundle(job), raw=True)
-            panel.close()
-
-    panel = Monitor(job, on_end=on_end)
-    data, metadata = panel._repr_mimebundle_()
-    try:
-        handle.display(data, raw=True, metadata=metadata)
-    finally:
-        displayed.set()
+    record = job.record
+    if record.status.terminal and not actions(record):
+        show(bundle(job), raw=True)
+        return
+    Monitor(job, settles=True)._ipython_display_()
 
 
 def available() -> bool:
@@ -62,19 +47,11 @@ def available() -> bool:
     return all(importlib.util.find_spec(name) for name in ("anywidget", "tsdownsample"))
 
 
-def keeps_its_panel(record: Any) -> bool:
-    """Whether a job that has ended still needs buttons: one that vanished and can go on."""
-    from trainkit.record import Status
-    from trainkit.view import actions
-
-    return record.status is Status.INTERRUPTED and bool(actions(record))
-
-
 def monitor(job: Job) -> Monitor:
     """Return the live panel of a job, which stays live after its end: charts to zoom, buttons to press.
 
     Raises:
-        MissingExtraError: anywidget is not installed.
+        MissingExtraError: the ``notebook`` extra is not installed.
     """
     _need()
     from trainkit.panels.monitor import Monitor
@@ -82,14 +59,40 @@ def monitor(job: Job) -> Monitor:
     return Monitor(job)
 
 
-def launcher(function: Any = None, /, *, root: Any = None) -> Any:
-    """Return the form."""
-    raise NotImplementedError
+def launcher(function: Callable[..., Any] | None = None, /, *, root: Store | str | Path | None = None) -> Launcher:
+    """Return a form that starts a job and then becomes its monitor.
+
+    Args:
+        function: a training function: the form asks for its parameters, by their types, defaults, ``Literal``
+            or ``Enum`` choices and ``Annotated`` ranges.  Without it, the form trains on a table below the root.
+        root: where tables are looked for and the job's files go; without it ``TRAINKIT_ROOT`` or the current
+            folder.
+
+    Raises:
+        MissingExtraError: the ``notebook`` extra is not installed.
+        OptionError: not a function.
+    """
+    _need()
+    from trainkit.panels.launcher import Launcher
+    from trainkit.store import Store
+
+    return Launcher(Store.at(root), function)
 
 
-def dashboard(root: str | Path | None = None) -> Any:
-    """Return the dashboard."""
-    raise NotImplementedError
+def dashboard(root: Store | str | Path | None = None) -> Dashboard:
+    """Return a live list of all jobs under a root, with their curves; it stops, resumes, deletes and opens them.
+
+    Args:
+        root: the root folder; without it ``TRAINKIT_ROOT`` or the current folder.
+
+    Raises:
+        MissingExtraError: the ``notebook`` extra is not installed.
+    """
+    _need()
+    from trainkit.panels.dashboard import Dashboard
+    from trainkit.store import Store
+
+    return Dashboard(Store.at(root))
 
 
 def _need() -> None:

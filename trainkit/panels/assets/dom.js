@@ -92,3 +92,21 @@ function onTheme(callback) {
     media.removeEventListener("change", callback);
   };
 }
+
+// Ask before something that cannot be undone, in the panel itself.
+function question(box, text, label, yes) {
+  const close = () => box.replaceChildren();
+  const sure = h("button.tk-button.tk-do-delete", { type: "button", onclick: () => { close(); yes(); } }, label);
+  const keep = h("button.tk-button", { type: "button", onclick: close }, "Cancel");
+  box.replaceChildren(h("div.tk-note.tk-warning.tk-question", {
+    role: "alertdialog", "aria-label": text, onkeydown: (event) => event.key === "Escape" && close(),
+  }, h("p", {}, text), h("div.tk-buttons", {}, sure, keep)));
+  keep.focus();
+}
+
+function ago(seconds) {
+  if (seconds < 60) return `${Math.max(0, Math.floor(seconds))} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} d`;
+}

@@ -5,17 +5,11 @@ function openingOf(model) {
   return opening?.content ? [opening.content, opening.buffers ?? []] : null;
 }
 
-function renderMonitor(model, wire, box) {
-  const view = new MonitorView(wire, (message) => wire.send(message));
-  box.append(view.element);
-  const opening = openingOf(model);
-  if (opening) view.handle(...opening);
-  const off = wire.on((content, buffers) => view.handle(content, buffers));
-  view.drawWays();
-  return () => {
-    off();
-    view.close();
-  };
+function makeView(model, wire) {
+  const kind = model.get("kind");
+  if (kind === "dashboard") return new DashboardView(wire);
+  if (kind === "launcher") return new LauncherView(wire);
+  return new MonitorView(wire, (message) => wire.send(message));
 }
 
 function render({ model, el }) {
@@ -23,12 +17,16 @@ function render({ model, el }) {
   const box = h("div.tk-panel", {});
   el.append(box);
   const wire = new Wire(model);
-  const views = { monitor: renderMonitor };
-  const close = views[model.get("kind")](model, wire, box);
+  const view = makeView(model, wire);
+  box.append(view.element);
+  const opening = openingOf(model);
+  if (opening) view.handle(...opening);
+  wire.on((content, buffers) => view.handle(content, buffers));
+  view.drawWays?.();
   requestAnimationFrame(() => wire.watch(el));
   wire.send({ type: "hello" });
   return () => {
-    close();
+    view.close();
     wire.close();
   };
 }

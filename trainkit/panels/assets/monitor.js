@@ -39,6 +39,7 @@ class MonitorView {
     this.percent = h("span.tk-percent", {});
     this.note = h("div.tk-note", { role: "status", "aria-live": "polite", hidden: true });
     this.fault = h("section.tk-fault", { role: "alert", hidden: true });
+    this.questions = h("div", {});
     this.kernel = h("div.tk-note.tk-warning", { role: "alert", hidden: true });
     this.viaKernel = h("div.tk-note.tk-info", { hidden: true });
     const log = h("input", { type: "checkbox", onchange: () => this.set({ log: log.checked }) });
@@ -70,7 +71,7 @@ class MonitorView {
     this.element = h("section.tk-monitor", {},
       h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state), this.buttons),
       h("div.tk-progress", {}, this.barBox, h("div.tk-progress-line", {}, this.where, this.speed, this.percent)),
-      this.kernel, this.note, this.viaKernel, this.body);
+      this.questions, this.kernel, this.note, this.viaKernel, this.body);
   }
 
   handle(content, buffers) {
@@ -235,8 +236,10 @@ class MonitorView {
     }, action.label)));
   }
 
-  async ask(action) {
-    if (action.name === "kill" && !window.confirm(`Kill ${this.card.name}? ${action.explains}.`)) return;
+  async ask(action, sure = action.name !== "kill") {
+    if (!sure) {
+      return question(this.questions, `Kill ${this.card.name}? What was not saved is lost.`, "Kill", () => this.ask(action, true));
+    }
     this.pending = action.name;
     this.drawButtons();
     try {
@@ -249,6 +252,8 @@ class MonitorView {
     this.pending = null;
     this.drawButtons();
     if (this.wire.lost) this.follow();
+    // A job that had ended may go on now: have the kernel look again.
+    else if (action.name === "resume") for (const wait of [400, 1500, 5000]) setTimeout(() => this.send({ type: "hello" }), wait);
   }
 
   drawCharts() {

@@ -1,0 +1,168 @@
+"""The launcher: a form that starts a job and then becomes its monitor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import traitlets
+
+from trainkit.errors import OptionError, TrainkitError
+from trainkit.job import Job
+from trainkit.launching import submit
+from trainkit.panels.feed import JobFeed, Message
+from trainkit.panels.forms import FunctionForm, TableForm
+from trainkit.panels.monitor import answer, settle
+from trainkit.panels.panel import Panel
+from trainkit.panels.tables import preview, tables
+from trainkit.runners import RUNNERS
+from trainkit.store import Store
+from trainkit.task import describe
+
+
+class Launcher(Panel):
+    """A form; with a function, of its parameters; without one, of a table and the options to train on it.
+
+    Args:
+        store: where the job goes, and where tables are looked for.
+        function: a training function.
+        start: starts a job from the checked values and the runner's name.
+    """
+
+    kind = traitlets.Unicode("launcher", read_only=True).tag(sync=True)
+
+    def __init__(
+        self,
+        store: Store,
+        function: Callable[..., Any] | None = None,
+        *,
+        start: Callable[..., Job] | None = None,
+    ) -> None:
+        self.function = function
+        self.form: FunctionForm | TableForm = FunctionForm(function) if function is not None else TableForm()
+        self.job: Job | None = None
+        self._start = start
+        self._feed: JobFeed | None = None
+        self._outbox: list[Message] = []
+        self._starting = False
+        super().__init__(store)
+        self.begin()
+
+    def everything(self) -> Message:
+        """Return the form, or the whole job once there is one."""
+        if self._feed is not None and self.job is not None:
+            return self._feed.full()
+        fields = msgspec.to_builtins(self.form.fields)
+        return {
+            "type": "form",
+            "of": "function" if self.function is not None else "table",
+            "title": describe(self.function) if self.function is not None else "Train on a table",
+            "about": _first_line(self.function),
+            "fields": fields,
+            "runners": list(RUNNERS),
+            "runner": "thread" if self.function is not None else "process",
+            "root": str(self.store.root),
+            "tables": [] if self.function is not None else tables(self.store.root),
+        }, []
+
+    def news(self) -> list[Message]:
+        """Return answers that took a while, and what is new of the job."""
+        found, self._outbox = self._outbox, []
+        if self._feed is None:
+            return found
+        was_over = self._feed.ended
+        message = self._feed.next()
+        if message is not None:
+            found.append(message)
+        if self._feed.ended and not was_over:
+            self.publish()
+            if self.job is not None:
+                settle(self, self.job, keep=False)
+        return [] if self._closed else found
+
+    def over(self) -> bool:
+        """Whether the job that was started has ended."""
+        return self._feed is not None and self._feed.ended
+
+    def told(self, message: dict[str, Any]) -> Message | None:
+        """Do what the page asks for."""
+        kind = message.get("type")
+        if self.job is not None and self._feed is not None:
+            return answer(self, self._feed, self.job, message)
+        values = message.get("values")
+        texts = values if isinstance(values, dict) else {}
+        if kind == "hello":
+            return self.everything()
+        if kind == "preview":
+            self._beside(self._preview, str(message.get("path")))
+        elif kind == "check":
+            return {"type": "problems", "problems": self.form.problems(texts)}, []
+        elif kind == "start" and not self._starting:
+            self._starting = True
+            self._beside(self._begin_job, message, texts)
+        return None
+
+    def text(self) -> str:
+        """Return what can be started, as stable text."""
+        if self.job is not None:
+            return f"{self.job.name}: started from the form"
+        if self.function is not None:
+            given = ", ".join(f"{field.name}={field.default or '…'}" for field in self.form.fields)
+            name = describe(self.function)
+            return f"a form for {name}({given})\n  without a front end: tk.submit({name}, …)"
+        names = [table["path"] for table in tables(self.store.root)]
+        here = f"a form to train on a table; tables here: {', '.join(names[:20]) or 'none'}"
+        return here + '\n  without a front end: tk.train("table.csv", target="column")'
+
+    # --- details ---------------------------------------------------------------------------------
+
+    def _beside(self, work: Callable[..., Message], *arguments: Any) -> None:
+        """Do what takes long in a thread of its own; the answer goes out with the next refresh."""
+
+        def do() -> None:
+            try:
+                self._outbox.append(work(*arguments))
+            except (TrainkitError, OSError) as error:
+                self._starting = False
+                self._outbox.append(({"type": "refused", "about": arguments[0], "message": str(error)}, []))
+
+        # In the panel's own context: on ipykernel 7 it says which cell the job's messages belong to.
+        context = self._context.copy()
+        threading.Thread(target=context.run, args=(do,), name="trainkit-launcher", daemon=True).start()
+
+    def _preview(self, path: str) -> Message:
+        if path not in [table["path"] for table in tables(self.store.root)]:
+            raise OptionError(f"{path!r} is not one of the tables below {self.store.root}")
+        return {"type": "preview", "path": path, **preview(self.store.root / path)}, []
+
+    def _begin_job(self, message: dict[str, Any], texts: dict[str, Any]) -> Message:
+        values = self.form.values(texts)
+        runner = str(message.get("runner", "thread"))
+        name = str(message.get("name") or "").strip() or None
+        if self._start is not None:
+            job = self._start(values, runner=runner, name=name)
+        elif self.function is not None:
+            job = submit(self.function, runner=runner, name=name, root=self.store, **values)
+        else:
+            job = self._train(str(message.get("path")), values, runner, name)
+        feed = JobFeed(self.store, job.id)
+        full = feed.full()
+        self.job, self._feed = job, feed
+        self.opening = {"content": full[0], "buffers": full[1]}
+        return {"type": "started", "job_id": job.id}, []
+
+    def _train(self, path: str, values: dict[str, Any], runner: str, name: str | None) -> Job:
+        from trainkit.launching import train
+
+        if path not in [table["path"] for table in tables(self.store.root)]:
+            raise OptionError("choose a table first")
+        return train(self.store.root / path, root=self.store, runner=runner, name=name, **values)
+
+
+def _first_line(function: Callable[..., Any] | None) -> str:
+    if function is None:
+        return "Choose a table and the column to predict."
+    doc = (function.__doc__ or "").strip()
+    return doc.splitlines()[0] if doc else ""

@@ -1,0 +1,117 @@
+"""Tables below a root: which there are, and what is in one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit import view
+from trainkit.tabular.read import FORMATS, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: A search ends here: a root may be a home folder.
+MOST_TABLES, MOST_FOLDERS, DEPTH = 200, 2000, 4
+PREVIEW_ROWS = 6
+_NOT_DATA = frozenset(
+    {"artifacts", "models", "node_modules", "__pycache__", "site-packages", "venv", "dist", "build"}
+)
+_TARGETS = ("y", "target", "label", "labels", "class", "outcome")
+
+
+def tables(root: Path) -> list[dict[str, Any]]:
+    """Return the tables below a folder: path relative to it, and size; in the order of their names."""
+    found: list[dict[str, Any]] = []
+    folders = 0
+    for folder, names, files in os.walk(root):
+        depth = len(Path(folder).relative_to(root).parts)
+        names[:] = sorted(
+            name for name in names if not name.startswith(".") and name not in _NOT_DATA and depth < DEPTH
+        )
+        folders += 1
+        for name in sorted(files):
+            stem = name[:-3] if name.lower().endswith(".gz") else name
+            if Path(stem).suffix.lower() in FORMATS and not name.startswith("."):
+                path = Path(folder) / name
+                try:
+                    size_bytes = path.stat().st_size
+                except OSError:
+                    continue  # a link to nowhere
+                found.append({"path": path.relative_to(root).as_posix(), "size": view.size(size_bytes)})
+        if len(found) >= MOST_TABLES or folders >= MOST_FOLDERS:
+            break
+    return sorted(found[:MOST_TABLES], key=lambda table: (table["path"].count("/"), table["path"]))
+
+
+def preview(path: Path) -> dict[str, Any]:
+    """Return the first rows of a table, its columns, and the target it suggests.
+
+    Raises:
+        TableError: it cannot be read; the message names the place.
+    """
+    frame = read_table(path)
+    columns = [_column(frame, name) for name in frame.columns]
+    head = frame.head(PREVIEW_ROWS).astype(object)
+    rows = [["" if _missing(value) else _shown(value) for value in row] for row in head.to_numpy().tolist()]
+    return {
+        "columns": columns,
+        "rows": rows,
+        "row_count": len(frame),
+        "target": proposed_target(frame),
+    }
+
+
+def proposed_target(frame: pd.DataFrame) -> str:
+    """Return the column that is most likely to be predicted.
+
+    That is one with such a name, else the last one with few values, else the last.
+
+    >>> import pandas as pd
+    >>> proposed_target(pd.DataFrame({"species": ["a", "b", "a"], "mass": [1.5, 2.5, 3.5]}))
+    'species'
+    """
+    names = [str(name) for name in frame.columns]
+    for wanted in _TARGETS:
+        for name in names:
+            if name.lower() == wanted:
+                return name
+    few = max(2, min(20, len(frame) // 3))
+    for name in reversed(names):
+        if frame[name].dtype.kind not in "fM" and 2 <= frame[name].nunique() <= few:
+            return name
+    return names[-1]
+
+
+def _column(frame: pd.DataFrame, name: str) -> dict[str, Any]:
+    values = frame[name]
+    kind = values.dtype.kind
+    distinct = int(values.nunique())
+    words = {"i": "whole number", "u": "whole number", "f": "number", "b": "yes/no", "M": "date"}.get(kind, "text")
+    return {
+        "name": str(name),
+        "type": words,
+        "distinct": distinct,
+        "missing": int(values.isna().sum()),
+        "detail": f"{distinct} values" if words in ("text", "yes/no") else _span(values),
+    }
+
+
+def _span(values: pd.Series) -> str:
+    present = values.dropna()
+    if not len(present):
+        return "all missing"
+    low, high = present.min(), present.max()
+    if values.dtype.kind == "M":
+        return f"{low:%Y-%m-%d} – {high:%Y-%m-%d}"
+    return f"{view.number(float(low))} – {view.number(float(high))}"
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value or str(value) in ("<NA>", "NaT")
+
+
+def _shown(value: Any) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 40 else text[:39] + "…"
