@@ -1,7 +1,7 @@
 """Train to the end in one go, and again with kills on the way, and compare every bit.
 
-``python resume_chain.py CHAINS FOLDER [OMIT]`` prints one JSON object.  Each chain is a network with BatchNorm,
-dropout, augmentation, a scheduler and an average of its weights, cut by one to three SIGKILLs at random steps.
+``python resume_chain.py CHAINS FOLDER [OMIT]`` prints one JSON object.  Each chain is table training, or a network with
+BatchNorm, dropout, augmentation, a scheduler and an average of its weights, cut by one to three SIGKILLs at random steps.
 OMIT leaves one thing out of the checkpoints, which must make the harness fail.  Attempts are forked from a
 parent that has imported torch but computed nothing with it.
 """
@@ -26,6 +26,8 @@ from trainkit.locks import try_lock
 from trainkit.record import Record, Status, begin_attempt
 from trainkit.recorder import Recorder
 from trainkit.store import Store
+from trainkit.tabular import train_function
+from trainkit.tabular.synthetic import synthetic_table
 from trainkit.task import Task
 from trainkit.worker import Outcome, work
 
@@ -86,6 +88,20 @@ def train(run: Any, workers: int, own_generator: bool, save_every: int, kill_at:
     return average
 
 
+def train_table(run: Any, save_every: int, kill_at: int) -> Any:
+    """Table training, which kills its own process after a step."""
+    log = run.log
+
+    def log_and_die(**values: Any) -> None:
+        log(**values)
+        if run.step == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    run.log = log_and_die
+    run.checkpoint_every(steps=save_every)
+    return train_function(run, synthetic_table(rows=120), epochs=4, batch_size=17, hidden=16, log_every=1)
+
+
 def attempt(store: Store, job_id: str, arguments: dict[str, Any], resume: bool) -> bool:
     """Run one attempt in a forked process; return whether it came to its end."""
     if (pid := os.fork()) == 0:
@@ -99,7 +115,8 @@ def attempt(store: Store, job_id: str, arguments: dict[str, Any], resume: bool) 
             lock = store.create(record)
         assert lock is not None
         outcome = Outcome()
-        work(Recorder(store, record), Task(train, arguments), outcome)
+        function = train_table if "workers" not in arguments else train
+        work(Recorder(store, record), Task(function, arguments), outcome)
         os._exit(0 if outcome.error is None else 1)
     _, status = os.waitpid(pid, 0)
     if os.WIFSIGNALED(status):
@@ -110,11 +127,17 @@ def attempt(store: Store, job_id: str, arguments: dict[str, Any], resume: bool) 
 
 
 def weights(store: Store, job_id: str) -> str:
-    """A hash of the model file's tensors and of the last checkpoint's."""
-    state = torch.load(store.paths(job_id).model, weights_only=True)["state_dict"]
+    """A hash of all tensors of the model file."""
     digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode() + state[name].numpy().tobytes())
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value):
+                add(f"{name}.{key}", value[key])
+        elif isinstance(value, torch.Tensor):
+            digest.update(name.encode() + value.numpy().tobytes())
+
+    add("", torch.load(store.paths(job_id).model, weights_only=True))
     return digest.hexdigest()
 
 
@@ -143,6 +166,8 @@ def main(chains: int, folder: str, omit: str | None) -> None:
     whole: dict[tuple[Any, ...], str] = {}
     for number in range(chains):
         kind = {"workers": 2 if number % 4 == 3 else 0, "own_generator": bool(number % 2)}
+        if number % 4 == 2:
+            kind = {}  # the table
         store = Store(os.path.join(folder, str(number)))
         key = tuple(kind.values())
         if key not in whole:
