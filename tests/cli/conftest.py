@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+import trainkit as tk
 from trainkit.cli.commands import cli
 
 #: Training code without torch, so that its process starts quickly.
@@ -74,6 +75,9 @@ def folder(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     yield here
     for name in ("training", "faulty"):
         sys.modules.pop(name, None)
+    for job in tk.jobs(root=root):
+        if job.record.runner == "process":
+            job.kill()
 
 
 @pytest.fixture
