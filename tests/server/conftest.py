@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
@@ -11,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,8 +29,9 @@ class Answer(NamedTuple):
     """What came back."""
 
     status: int
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     text: str
+    cookies: list[tuple[str, str]]
 
     @property
     def json(self) -> dict[str, Any]:
@@ -68,9 +70,32 @@ class RunningServer(NamedTuple):
             request.add_header("Authorization", f"token {token}")
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
-                return Answer(response.status, dict(response.headers), response.read().decode())
+                return _answer(response)
         except urllib.error.HTTPError as error:
-            return Answer(error.code, dict(error.headers), error.read().decode())
+            return _answer(error)
+
+    def post_huge(self, path: str, *, size: int, chunked: bool, token: str | None = TOKEN) -> int | None:
+        """Send a body as long as the server takes it; return the status, None if it hung up before it was read."""
+        host = urllib.parse.urlsplit(self.url)
+        connection = http.client.HTTPConnection(host.netloc, timeout=30)
+        connection.putrequest("POST", host.path + path)
+        if token is not None:
+            connection.putheader("Authorization", f"token {token}")
+        connection.putheader(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", str(size))))
+        connection.endheaders()
+        piece = b"x" * (1 << 20)
+        try:
+            for _ in range(size // len(piece)):
+                connection.send(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
+            connection.send(b"0\r\n\r\n" if chunked else b"")
+        except OSError:
+            pass  # it has answered and hung up, as it should
+        try:
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
 
     def get(self, path: str, **query: Any) -> Answer:
         """GET with the token."""
@@ -84,6 +109,11 @@ class RunningServer(NamedTuple):
         """The most memory that the server has had."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(float(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def _answer(response: Any) -> Answer:
+    cookies = [(name, value) for name, value in response.headers.items() if name.lower() == "set-cookie"]
+    return Answer(response.status, response.headers, response.read().decode(), cookies)
 
 
 def free_port() -> int:
@@ -182,9 +212,9 @@ def start_job(server: RunningServer) -> Iterator[Callable[..., Any]]:
 
     yield start_one
     for job in jobs:
-        if not job.done():
+        if job.paths.record.exists():  # else the test has deleted it
             job.stop()
-        job.wait(timeout=20)
+            job.wait(timeout=20)
 
 
 def endless(run: Any, lr: float = 0.1) -> None:

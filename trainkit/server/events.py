@@ -11,7 +11,7 @@ import time
 
 from tornado.iostream import StreamClosedError
 
-from trainkit.errors import UnknownJobError
+from trainkit.errors import RecordError, UnknownJobError
 from trainkit.server.http import Handler, guarded, read, to_json
 from trainkit.server.messages import EndEvent, JobRequest
 from trainkit.server.problems import RefusedError
@@ -62,7 +62,7 @@ class EventsHandler(Handler):
         def news() -> list[bytes]:
             try:
                 return [_event(name, to_json(answer), follower.cursor) for name, answer in follower.news()]
-            except UnknownJobError:
+            except (UnknownJobError, RecordError):
                 follower.over = True
                 return [_event("end", to_json(EndEvent(status=None)), follower.cursor)]
 

@@ -67,6 +67,8 @@ class Handler(APIHandler):
     """Authenticates, bounds the body before it is read, and answers errors in our words."""
 
     auth_resource = RESOURCE
+    #: What can be done here, besides OPTIONS.
+    methods: tuple[str, ...] = ("GET",)
 
     @property
     def site(self) -> Site:
@@ -148,6 +150,8 @@ class Handler(APIHandler):
     def _refuse(self, error: RefusedError) -> None:
         if error.status == 429:
             self.set_header("Retry-After", "5")
+        if error.status == 405:
+            self.set_header("Allow", ", ".join(self.methods))
         self.answer(ProblemAnswer(error=error.problem), error.status, {})
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -156,6 +160,7 @@ class Handler(APIHandler):
         if isinstance(error, RefusedError):
             self._refuse(error)
             return
+        message: str | None
         if isinstance(error, web.HTTPError):
             message = error.log_message % error.args if error.log_message and error.args else error.log_message
         else:
@@ -169,6 +174,7 @@ class Handler(APIHandler):
 
 
 _WORDS = {
+    405: "not with this method",
     403: "not allowed: the server's token, or its login cookie with the XSRF token, is missing or wrong",
     404: "there is nothing at this address; /api/train/openapi.json lists what there is",
 }
@@ -205,13 +211,13 @@ class RouteHandler(Handler):
     def initialize(self, routes: Mapping[str, Route]) -> None:
         """Take the routes of this path, by method."""
         self.routes = routes
+        self.methods = tuple(routes)
 
     async def respond(self, *path: str) -> None:
         """Read the request, have it answered off the event loop, and send the answer."""
         route = self.routes.get(self.request.method or "")
         if route is None:
-            allowed = ", ".join(self.routes)
-            self.set_header("Allow", allowed)
+            allowed = ", ".join(self.methods)
             raise RefusedError(405, f"{self.request.method} is not possible here; allowed: {allowed}")
         fields: dict[str, Any] = self.json() if route.takes_body else self.query()
         if path:

@@ -77,7 +77,7 @@ def table_below(site: Site, store: Store, request: TrainRequest) -> Path | None:
     except OSError:  # a name longer than the file system takes, say
         is_file = False
     if not is_file:
-        raise RefusedError(422, f"data: there is no file {given!r} below {store.root}", type="TableError")
+        raise RefusedError(422, f"data: there is no file {given!r:.200} below {store.root}", type="TableError")
     return path
 
 

@@ -155,7 +155,7 @@ class EventsAnswer(Answer, kw_only=True):
 
 
 class EndEvent(Answer, kw_only=True):
-    """The job is over; without a status, it was deleted."""
+    """The job is over; without a status, its record is gone."""
 
     status: Status | None
 

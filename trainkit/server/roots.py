@@ -40,7 +40,7 @@ class Roots:
         except OSError:  # a name longer than the file system takes, say
             there = False
         if not there:
-            raise RefusedError(404, f"root: there is no folder {given or str(folder)!r}")
+            raise RefusedError(404, f"root: there is no folder {given or str(folder)!r:.200}")
         for own in (jobs_folder(folder), models_folder(folder)):
             self._check(own, "root")
         return Store(folder)
