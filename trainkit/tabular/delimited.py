@@ -77,7 +77,10 @@ class _Delimited:
         if len(self.names) == 1 and len(NEWLINE.findall(self.data, self.stop)) > 1:
             # In a one-column table a blank last line could be a missing value: not for us to guess.
             raise self._blank_line(self.stop + 1)
-        body = pa.py_buffer(self.data).slice(end, self.stop - end)
+        if self.stop == len(self.data):
+            # Without a newline at the end Arrow takes a bare empty last field after quoted ones for a quoted one.
+            self.data += b"\n"
+        body = pa.py_buffer(self.data).slice(end, self.stop + 1 - end)
         return self._exactly(self._arrow(body, {}, None), body)
 
     def _exactly(self, table: pa.Table, body: pa.Buffer) -> pa.Table:
@@ -220,9 +223,8 @@ class _Delimited:
     def _wrong_quote(self, offset: int, message: str) -> TableError:
         line = self._line_at(offset)
         start, fields = line, [""]
-        if self.data[offset - 1 : offset] not in (b"\n", b"\r"):
-            # Up to and with a closing quote the text is sound, up to and without a stray or open one likewise.
-            sound = offset + 1 if message == AFTER_QUOTE else offset
+        sound = offset + 1 if message == AFTER_QUOTE else offset  # up to here the text is well-formed
+        if sound and self.data[sound - 1] not in (LF, CR):
             *_, (start, fields, _) = self.rows(sound)
         names = self._first_line()
         column = names[len(fields) - 1] if start > 1 and len(fields) <= len(names) else len(fields)
