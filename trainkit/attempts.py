@@ -13,6 +13,9 @@ from trainkit.slots import Ticket
 from trainkit.store import Handle, Store
 from trainkit.task import Task
 
+#: How long the owner of a job that is over may take to exit.
+EXIT_S = 10.0
+
 
 def begin(store: Store, record: Record, task: Task) -> None:
     """Make the files of a new job and hand it to its runner; on any failure nothing is left behind.
@@ -53,9 +56,7 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
             f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
             "once run.track(model=..., optimizer=...) names what to keep"
         )
-    lock = try_lock(paths.owner_lock)
-    if lock is None:
-        raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
+    lock = _freed_lock(store, record)
     try:
         # Only under the lock is it certain that nobody else has resumed it since.
         record = store.observe_as_owner(job_id)
@@ -72,6 +73,22 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
     except BaseException:
         lock.close()
         raise
+
+
+def _freed_lock(store: Store, record: Record) -> FileLock:
+    """Return the owner's lock of a job that is over, once its last owner has gone.
+
+    The owner writes the terminal state first and exits then, which takes a process with torch a while.
+
+    Raises:
+        StateError: somebody runs it.
+    """
+    give_up_at = time.monotonic() + EXIT_S
+    while (lock := try_lock(store.paths(record.job_id).owner_lock)) is None:
+        if not store.observe(record.job_id).status.terminal or time.monotonic() > give_up_at:
+            raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
+        time.sleep(0.01)
+    return lock
 
 
 def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:
