@@ -240,6 +240,8 @@ class Recorder:
 
     def _measure_speed(self, now: float) -> None:
         step = self.record.step
+        if self._speed and self._speed[0][1] == step:
+            self._speed.clear()  # what passed before the first step, or in a pause, says nothing of the speed
         self._speed.append((now, step))
         while len(self._speed) > 2 and now - self._speed[0][0] > _SPEED_WINDOW_S:
             self._speed.popleft()
