@@ -200,8 +200,8 @@ def size(size_bytes: float) -> str:
 def headline(record: Record) -> str:
     """Return where a job is, in a few words.
 
-    >>> headline(Record(job_id="a", name="a", status=Status.RUNNING, epoch=3, epochs=20, step=120, total_steps=800))
-    'epoch 3/20 · step 120/800'
+    >>> headline(Record(job_id="a", name="a", status=Status.RUNNING, epoch=3, epochs=20, step=120))
+    'epoch 3/20 · step 120'
     """
     parts = []
     if record.epoch:
@@ -299,11 +299,13 @@ def aligned(value: float) -> str:
     """Return a number for a column, where the decimal points of neighbours should stand below each other.
 
     >>> aligned(0.5), aligned(12.5), aligned(0.00002), aligned(123456.0)
-    ('0.5000', '12.500', '2e-05', '123456')
+    ('0.5000', '12.500', '2.0e-05', '123456')
     """
     size = abs(value)
     if value == 0 or 1e-3 <= size < 10:
         return f"{value:.4f}"
+    if size < 1e-3:
+        return f"{value:.1e}"
     return f"{value:#.5g}" if 10 <= size < 1e4 else number(value)
 
 

@@ -78,7 +78,7 @@ def plain(*updates: Update) -> list[str]:
 
 
 def test_epochs_become_a_table_whose_header_returns_when_there_are_more_metrics() -> None:
-    running = record(name="fit")
+    running = record(name="fit", message="")
     first = Update(running, [Epoch(1, {"loss": 0.5})], [])
     second = Update(running, [Epoch(2, {"loss": 0.25, "val_loss": float("nan")}), Epoch(3, {"loss": 12.5})], [])
     assert plain(first, second) == [
@@ -93,7 +93,7 @@ def test_epochs_become_a_table_whose_header_returns_when_there_are_more_metrics(
 
 def test_of_very_many_epochs_a_list_shows_every_so_many_and_the_last() -> None:
     many = [Epoch(number, {"loss": 1.0}) for number in range(1, 1001)]
-    shown = [line.split()[0] for line in plain(Update(record(epochs=1000), many, []))[2:]]
+    shown = [line.split()[0] for line in plain(Update(record(epochs=1000, message=""), many, []))[2:]]
     assert shown == ["1", *map(str, range(20, 1001, 20))]
 
 
@@ -102,8 +102,13 @@ def test_a_job_that_waits_says_for_what_once() -> None:
     assert plain(Update(waiting, [], []), Update(waiting, [], []))[1:] == ["queued · waiting for other"]
 
 
+def test_what_a_running_job_says_first_is_shown_once() -> None:
+    saying = Update(record(message="3 classes"), [], [])
+    assert plain(saying, saying, Update(record(message="4 classes"), [], []))[1:] == ["3 classes"]
+
+
 def test_warnings_are_shown() -> None:
-    assert plain(Update(record(), [], ["an id column"]))[1:] == ["warning  an id column"]
+    assert plain(Update(record(message=""), [], ["an id column"]))[1:] == ["warning  an id column"]
 
 
 def test_lines_of_one_epoch_are_gathered_and_a_new_attempt_begins_anew() -> None:

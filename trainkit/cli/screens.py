@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from rich.console import Console, Group
@@ -144,6 +145,7 @@ class PlainScreen(_TextScreen):
     def __init__(self, console: Console, store: Store) -> None:
         super().__init__(console, store)
         self._told: Status | None = None
+        self._message = ""
 
     def show(self, update: Update) -> None:
         """Print what is new, and from time to time where the job is."""
@@ -154,11 +156,15 @@ class PlainScreen(_TextScreen):
         if record.status.terminal:
             return
         late = time.monotonic() - self.said_at > PLAIN_EVERY_S
+        if record.status is Status.RUNNING and record.message and not self._message:
+            # What a job says first is worth a line: what was found in a table, say.
+            self._message = record.message
+            self.line(Text(record.message))
         waits = record.status in (Status.PAUSED, Status.STOPPING) or (
             record.status is Status.QUEUED and record.message != ""
         )
         if late or (waits and record.status is not self._told):
-            self._told = record.status
+            self._told, self._message = record.status, record.message
             self.line(Text(" · ".join(filter(None, [str(record.status).lower(), *_where(record)]))))
 
     def close(self, record: Record | None) -> None:
@@ -215,22 +221,11 @@ def now_running(record: Record, *, width: int, now: float) -> Group:
     seen = view.view(record, now=now)
     facts = dict(seen.facts)
     lines: list[Text | Table] = [Text(), _title(record)]
-    if record.started_at is not None:
-        time_left = f"{facts['time left']} left" if "time left" in facts else f"{facts['running for']} so far"
-        bar = Table.grid(padding=(0, 2), expand=True)
-        bar.add_column(ratio=1)
-        # Widths that do not change while the numbers do.
-        bar.add_column(justify="right", no_wrap=True, min_width=5)
-        bar.add_column(no_wrap=True, min_width=min(13, width // 5))
-        bar.add_column(no_wrap=True, min_width=min(15, width // 5))
-        _, style = STYLES[record.status]
-        done = ProgressBar(
-            total=100, completed=record.progress, style="dim", complete_style=style, finished_style=style
-        )
-        known = bool(record.total_steps or record.epochs)
-        percent = f"{record.progress:.0f} %" if known else ""
-        bar.add_row(done if known else Text(), percent, facts.get("throughput", ""), time_left)
-        lines.append(bar)
+    if record.started_at is not None and not (record.total_steps or record.epochs):
+        known = [facts[label] for label in ("throughput",) if label in facts]
+        lines.append(Text("  ".join([*known, f"{facts['running for']} so far"])))
+    elif record.started_at is not None:
+        lines.append(_bar(record, facts, width))
     names_width = max([len(name) for name, _ in seen.numbers] or [0])
     lines += _in_columns(seen.numbers, names_width, width)
     if "best" in facts:
@@ -239,6 +234,22 @@ def now_running(record: Record, *, width: int, now: float) -> Group:
     if seen.message:
         lines.append(Text(seen.message, "dim", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)
+
+
+def _bar(record: Record, facts: Mapping[str, str], width: int) -> Table:
+    """Draw how much is done, how fast, and how long yet; in widths that stay while the numbers change."""
+    _, style = STYLES[record.status]
+    done = ProgressBar(
+        total=100, completed=record.progress, style="dim", complete_style=style, finished_style=style
+    )
+    bar = Table.grid(padding=(0, 2), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True, min_width=5)
+    bar.add_column(no_wrap=True, min_width=min(13, width // 5))
+    bar.add_column(no_wrap=True, min_width=min(15, width // 5))
+    time_left = f"{facts['time left']} left" if "time left" in facts else f"{facts['running for']} so far"
+    bar.add_row(done, f"{record.progress:.0f} %", facts.get("throughput", ""), time_left)
+    return bar
 
 
 def _in_columns(numbers: Sequence[tuple[str, str]], names_width: int, width: int) -> list[Text]:
@@ -274,7 +285,7 @@ def summary(record: Record, store: Store) -> Text:
     text = _title(record)
     text.no_wrap, text.overflow = None, None
     if seen.message:
-        text.append(f"\n  {seen.message}")
+        text.append(f"\n  {_wrapped(seen.message, indent=2)}")
     if seen.numbers:
         width = max(len(name) for name, _ in seen.numbers)
         text.append("\n")
@@ -289,10 +300,18 @@ def summary(record: Record, store: Store) -> Text:
     facts.append(("record", shown_path(str(paths.record))))
     width = max(len(label) for label, _ in facts)
     for label, value in facts:
-        text.append(f"\n  {label:<{width}}  ", "dim").append(value)
+        text.append(f"\n  {label:<{width}}  ", "dim").append(_wrapped(value, indent=width + 4))
     if record.error is not None and record.error.traceback:
         text.append(f"\n\n{record.error.traceback.rstrip()}", "dim")
     return text
+
+
+def _wrapped(value: str, *, indent: int) -> str:
+    """Wrap a long value in a terminal below its beginning; paths and lines for programs stay whole."""
+    room = terminal().width - indent
+    if not sys.stdout.isatty() or len(value) <= room or " " not in value:
+        return value
+    return f"\n{'':{indent}}".join(textwrap.wrap(value, max(room, 20), break_long_words=False))
 
 
 def shown_path(path: str) -> str:
