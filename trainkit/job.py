@@ -22,11 +22,11 @@ from trainkit.errors import (
     JobStoppedError,
     RunnerError,
     StateError,
-    TrainkitError,
 )
 from trainkit.record import Record, Status, to_dict, to_jsonable
 from trainkit.runners import runner
 from trainkit.runners.thread import outcome_of
+from trainkit.snapshot import Snapshot, take
 from trainkit.store import Store
 from trainkit.streams import tail
 from trainkit.task import load_outcome
@@ -210,9 +210,14 @@ class Job:
         """Ask the job to end its loops early, validate, export and complete; return its state."""
         return self._ask("finish", until=lambda status: status is not Status.RUNNING)
 
-    def pause(self) -> Status:
-        """Ask the job to wait after its current step; return its state."""
-        return self._ask("pause", until=lambda status: status is not Status.RUNNING)
+    def pause(self, *, release_gpu: bool = False) -> Status:
+        """Ask the job to save and wait after its current step; return its state.
+
+        Args:
+            release_gpu: also move what is tracked to the CPU meanwhile, and give back the GPU's memory.
+        """
+        fields = {"release_gpu": True} if release_gpu else {}
+        return self._ask("pause", until=lambda status: status is not Status.RUNNING, **fields)
 
     def resume(self, *, runner: str | None = None) -> Status:
         """Let the job go on: at once if it is paused; as a new attempt from its checkpoint if it is over.
@@ -278,33 +283,37 @@ class Job:
 
     # --- what it left ----------------------------------------------------------------------------
 
-    def model(self) -> Any:
-        """Return the trained model.
-
-        For a table that is a :class:`~trainkit.tabular.model.TableModel`.  For a function it is the model
-        that it returned, where this process still has it; else the state dict from the model file, to be
-        loaded into a model made by your own class.
+    def snapshot(self) -> Snapshot:
+        """Return the model as it is now, with its step: a copy from between two steps where the job runs in this
+        process, which disturbs nothing; else the newest that was saved.
 
         Raises:
             TrainkitError: the job has left no model (yet).
         """
-        record = self.record
-        outcome = outcome_of(self.store, record)
-        if outcome is not None and outcome.returned and hasattr(outcome.value, "state_dict"):
-            return outcome.value
-        if not self.paths.model.exists():
-            raise TrainkitError(
-                f"job {self.name!r} ({record.status}) has left no model; one is saved when its function returns "
-                "a model or run.track(model=...) names it, and the job completes or is stopped"
-            )
-        from trainkit.checkpoints import load_model_content
+        return take(self.store, self.record)
 
-        content = load_model_content(self.paths.model)
-        if content.get("kind") == "table":
-            from trainkit.tabular.model import load_model
+    def model(self) -> Any:
+        """Return the model as it is now.
 
-            return load_model(self.paths.model)
-        return content["state_dict"]
+        For a table that is a :class:`~trainkit.tabular.model.TableModel`; for a function the module that it
+        returned or tracks, where this process has it; else the state dict from the model file.
+        :meth:`snapshot` also tells of which step it is.
+
+        Raises:
+            TrainkitError: the job has left no model (yet).
+        """
+        return self.snapshot().model
+
+    def predict(self, x: Any) -> Any:
+        """Ask the model as it is now, also while it learns.
+
+        Args:
+            x: a DataFrame for a table; for a module, what its ``forward`` takes.
+
+        Raises:
+            TrainkitError: the job has left no model (yet), or only its weights are here.
+        """
+        return self.snapshot().predict(x)
 
     def _error(self, record: Record) -> BaseException | None:
         """What :meth:`result` raises for a job that has ended."""
@@ -356,11 +365,11 @@ class Job:
         Raises:
             MissingExtraError: the ``notebook`` extra is not installed.
         """
-        return importlib.import_module("trainkit.panels").monitor(self)
+        return importlib.import_module("trainkit.panels.show").monitor(self)
 
     def _ipython_display_(self) -> None:
         # By name: the panels stand above this module, and only a front end needs them.
-        importlib.import_module("trainkit.panels").show_job(self)
+        importlib.import_module("trainkit.panels.show").show_job(self)
 
     def __repr__(self) -> str:
         return view.text(self.record)

@@ -21,6 +21,8 @@ from trainkit.store import Store
 #: A page says "here" every 20 s, a hidden one every minute.  If the kernel is free to listen and hears nothing
 #: for so long, nobody looks; what is sent on would pile up in the server.
 UNSEEN_S = 150.0
+#: A page that hears nothing for 15 s tells its reader that the kernel may be gone.
+ALIVE_EVERY_S = 4.0
 #: After a click there may be news of a job that had ended: it may have been resumed.
 LIVELY_S = 10.0
 
@@ -43,7 +45,7 @@ class Panel(anywidget.AnyWidget):
         self.store = store
         # On ipykernel 7 the cell that messages belong to is a context variable: ours, not the refresher's.
         self._context = contextvars.copy_context()
-        self._heard_at = time.monotonic()
+        self._heard_at = self._said_at = time.monotonic()
         self._asked_at: float | None = None
         self._inbox: list[dict[str, Any]] = []
         self._lively_until = 0.0
@@ -115,6 +117,8 @@ class Panel(anywidget.AnyWidget):
                 self._deliver(answer)
         for message in self.news():
             self._deliver(message)
+        if time.monotonic() - self._said_at > ALIVE_EVERY_S:
+            self._deliver(({"type": "alive"}, []))
         if self._closed:
             return False
         lively = time.monotonic() < self._lively_until
@@ -127,6 +131,7 @@ class Panel(anywidget.AnyWidget):
 
     def _deliver(self, message: Message) -> None:
         content, buffers = message
+        self._said_at = time.monotonic()
         self.send(content, buffers or None)
 
     def _receive(self, _widget: Any, content: Any, buffers: Any) -> None:

@@ -102,7 +102,7 @@ class Chart {
       width: Math.max(120, this.plot.clientWidth),
       height: CHART_HEIGHT,
       legend: { show: false },
-      padding: [8, 10, 0, 0],
+      padding: [8, 20, 0, 0],
       cursor: {
         sync: this.sync ? { key: this.sync, setSeries: false, scales: ["x", null] } : undefined,
         drag: { x: true, y: false, setScale: false },
@@ -221,11 +221,11 @@ class Chart {
     });
     const step = over ? `step ${grouped(u.data[0][at])}` : "";
     rebuild(this.readout, [step, parts.map((part) => [part.line.key, part.text])], () => [
-      h("span.tk-at", {}, step),
+      step ? h("span.tk-at", {}, step) : null,
       ...parts.map(({ line, text }) => h("span.tk-value", {},
         h("span.tk-key", { style: `--tk-line: var(${line.look.colour})`, class: line.look.dash ? "tk-key tk-dashed" : "tk-key" }),
         h("span.tk-line-name", {}, line.label), h("b", {}, text))),
-    ]);
+    ].filter(Boolean));
     const words = parts.map(({ line, text }) => `${line.label} ${text}`).join(", ");
     this.plot.setAttribute("aria-label", `${this.title}${step ? `, ${step}` : ""}: ${words}. Arrow keys read values, + and − zoom, Escape resets.`);
   }

@@ -87,10 +87,14 @@ class DashboardView {
       if (!content.ok) this.tell(content.message);
     } else if (content.type === "trouble") this.tell(content.message);
     else if (content.type === "lost") {
-      if (content.lost) this.tell("The kernel that fed this dashboard is gone. To go on watching, run tk.dashboard()", true);
+      if (content.lost) this.tell(`${content.lost === "gone" ? "The kernel that fed this dashboard is gone." : "The kernel has said nothing for a while."} To have the dashboard back, run tk.dashboard()`, true);
       else show(this.note, false);
       this.monitor?.handle(content, buffers);
     }
+  }
+
+  live() {
+    return true;
   }
 
   tell(text, stays = false) {

@@ -16,11 +16,15 @@ class LauncherView {
     else if (content.type === "problems") this.takeProblems(content.problems);
     else if (content.type === "refused") this.refused(content);
     else if (content.type === "started") clearTimeout(this.waiting);
-    else if (content.type === "lost" && !this.monitor) this.lost(content.lost);
+    else if (content.type === "lost" && !this.monitor) this.lost(content.lost === "gone");
     else {
       if (content.type === "full") this.become();
       this.monitor?.handle(content, buffers);
     }
+  }
+
+  live() {
+    return this.monitor ? this.monitor.live() : true;
   }
 
   build(content) {
@@ -78,7 +82,7 @@ class LauncherView {
 
   field(field) {
     const id = newId("field");
-    const about = h("p.tk-about", { id: `${id}-about` }, [field.about, range(field)].filter(Boolean).join(" · "));
+    const about = h("p.tk-about", { id: `${id}-about` }, [range(field) ? field.about.replace(/\.$/, "") : field.about, range(field)].filter(Boolean).join(" · "));
     const problem = h("p.tk-problem", { id: `${id}-problem`, role: "alert", hidden: true });
     let input;
     if (field.kind === "choice") {

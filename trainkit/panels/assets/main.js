@@ -23,7 +23,7 @@ function render({ model, el }) {
   if (opening) view.handle(...opening);
   wire.on((content, buffers) => view.handle(content, buffers));
   view.drawWays?.();
-  requestAnimationFrame(() => wire.watch(el));
+  wire.expects = () => view.live();
   wire.send({ type: "hello" });
   return () => {
     view.close();

@@ -37,6 +37,7 @@ class MonitorView {
     this.where = h("span.tk-where", {});
     this.speed = h("span.tk-speed", {});
     this.percent = h("span.tk-percent", {});
+    this.message = h("span.tk-message", { role: "status", "aria-live": "polite" });
     this.note = h("div.tk-note", { role: "status", "aria-live": "polite", hidden: true });
     this.fault = h("section.tk-fault", { role: "alert", hidden: true });
     this.questions = h("div", {});
@@ -53,10 +54,10 @@ class MonitorView {
       h("label.tk-tool", {}, log, "Log scale"));
     this.chartsBox = h("div.tk-charts", {});
     this.empty = h("div.tk-empty", { hidden: true });
-    this.facts = h("dl.tk-facts", {});
-    this.params = h("dl.tk-facts", {});
+    this.facts = h("div.tk-facts", {});
+    this.params = h("div.tk-facts", {});
     this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params);
-    this.files = h("dl.tk-facts.tk-paths", {});
+    this.files = h("div.tk-facts.tk-paths", {});
     this.log = h("pre.tk-log", { tabIndex: 0, "aria-label": "Output of the job" });
     this.lastLine = h("span.tk-last-line", {});
     this.outputBox = h("details.tk-output", { hidden: true, ontoggle: () => this.drawOutput() },
@@ -69,7 +70,7 @@ class MonitorView {
       this.outputBox);
     const back = this.onBack ? h("button.tk-quiet.tk-back", { type: "button", onclick: this.onBack, "aria-label": "Back to all jobs" }, icon("back"), "All jobs") : null;
     this.element = h("section.tk-monitor", {},
-      h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state), this.buttons),
+      h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state, this.message), this.buttons),
       h("div.tk-progress", {}, this.barBox, h("div.tk-progress-line", {}, this.where, this.speed, this.percent)),
       this.questions, this.kernel, this.note, this.viaKernel, this.body);
   }
@@ -163,7 +164,8 @@ class MonitorView {
     const facts = new Map(card.facts);
     const left = facts.get("time left");
     const speed = facts.get("throughput");
-    say(this.where, card.headline || (card.live ? "not begun yet" : ""));
+    // The phase stands beside the state already.
+    say(this.where, card.headline.split(" · ").filter((part) => part !== card.phase).join(" · "));
     say(this.speed, card.live ? [speed, left ? `${left} left` : ""].filter(Boolean).join(" · ") : facts.has("took") ? `took ${facts.get("took")}` : "");
     const known = card.progress_known || !card.live;
     const percent = Math.min(100, Math.max(0, card.progress));
@@ -186,29 +188,31 @@ class MonitorView {
 
   pairs(list, pairs) {
     const labels = pairs.map(([label]) => label);
-    rebuild(list, labels, () => labels.flatMap((label) => [h("dt", {}, label), h("dd", {})]));
-    const values = list.querySelectorAll("dd");
+    rebuild(list, labels, () => labels.flatMap((label) => [h("span.tk-term", { role: "term", title: label }, label), h("span.tk-value-of", { role: "definition" })]));
+    const values = list.querySelectorAll(".tk-value-of");
     pairs.forEach(([, value], i) => {
-      say(values[i], value);
+      say(values[i], value || "–");
       values[i].title = value;
     });
   }
 
   drawNote() {
     const card = this.card;
-    let text = card.message || NOTES[card.status] || "";
-    if (card.status === "FAILED") text = "";
-    if (card.silent_s) text = `No sign of life for ${card.silent_s} s. It runs on another machine, so nobody here can tell whether it still does.`;
-    const remarks = [text, ...card.remarks].filter(Boolean);
-    if (this.told && Date.now() - this.told.at < 12000) return;
+    // In the head, where it has a place of its own: nothing below moves when it comes or goes.
+    const text = card.status === "FAILED" ? "" : NOTES[card.status] || card.message;
+    say(this.message, text);
+    this.message.title = text;
+    if (this.told && Date.now() - this.told < 12000) return;
     this.told = null;
-    this.note.className = `tk-note ${card.silent_s || card.status === "INTERRUPTED" ? "tk-warning" : "tk-info"}`;
+    const remarks = [...card.remarks];
+    if (card.silent_s) remarks.unshift(`No sign of life for ${card.silent_s} s. It runs on another machine, so nobody here can tell whether it still does.`);
+    this.note.className = "tk-note tk-warning";
     rebuild(this.note, remarks, () => remarks.map((remark) => h("p", {}, remark)));
     show(this.note, remarks.length > 0);
   }
 
   tell(text, kind = "tk-info") {
-    this.told = { at: Date.now() };
+    this.told = Date.now();
     this.note.className = `tk-note ${kind}`;
     rebuild(this.note, [text, Date.now()], () => [h("p", {}, text)]);
     show(this.note, true);
@@ -290,13 +294,20 @@ class MonitorView {
     say(this.viaKernel, "Buttons go through the kernel here: while a cell runs, they may wait until it has ended.");
   }
 
-  drawLost(lost) {
-    show(this.kernel, lost);
+  live() {
+    return Boolean(this.card?.live);
+  }
+
+  async drawLost(lost) {
+    show(this.kernel, Boolean(lost));
     if (!lost) return clearInterval(this.following);
-    rebuild(this.kernel, [this.card?.job_id], () => [
-      h("p", {}, "The kernel that fed this panel is gone, so what you see may be old. To go on watching, run "),
-      h("code", {}, `tk.attach("${this.card?.job_id ?? ""}")`),
-    ]);
+    const present = await server.present();
+    const said = lost === "gone"
+      ? "The kernel that fed this panel is gone."
+      : "The kernel has said nothing for a while: it may be gone, or held up by a call that lets nothing else run.";
+    const still = present ? " State and buttons go through the server meanwhile." : " What you see may be old.";
+    rebuild(this.kernel, [lost, present, this.card?.job_id], () => [h("p", {}, said, still, " To have the whole panel back, run "),
+      h("code", {}, `tk.attach("${this.card?.job_id ?? ""}")`)]);
     this.follow();
   }
 

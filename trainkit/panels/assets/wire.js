@@ -1,7 +1,9 @@
 // The two ways to a job: the server extension over HTTP, which works while the kernel is busy, and the kernel's comm.
 
-const HERE_EVERY_MS = 20000;
-const SILENT_AFTER_MS = 15000;
+const TICK_MS = 5000;
+const HERE_EVERY_TICKS = 4;
+// The kernel says something every 4 s, however little there is to say.
+const SILENT_AFTER_TICKS = 3;
 
 const server = {
   config() {
@@ -45,35 +47,32 @@ const server = {
 
 // One panel's connection to its kernel.
 class Wire {
+  // expects(): whether the kernel should be heard of regularly now.
   constructor(model) {
     this.model = model;
     this.handlers = new Set();
-    this.lost = false;
-    this.heardAt = Date.now();
+    this.expects = () => true;
+    this.lost = null; // "gone", "silent" or null
+    this.quiet = 0;
+    this.ticks = 0;
     this.onMessage = (content, buffers) => {
-      this.heardAt = Date.now();
-      this.setLost(false);
+      this.quiet = 0;
+      this.setLost(null);
+      if (content.type === "alive") return;
       for (const handler of this.handlers) handler(content, buffers ?? []);
     };
-    this.onLive = () => {
-      if (model.comm_live === false || this.disconnected()) this.setLost(true);
-    };
+    // The widget manager says so once, when the kernel is restarted or shut down.
+    this.onGone = () => this.setLost("gone");
     model.on("msg:custom", this.onMessage);
-    model.on("comm_live_update", this.onLive);
-    model.on("comm:close", this.onLive);
-    this.timer = setInterval(() => this.send({ type: "here" }), HERE_EVERY_MS);
+    model.on("comm_live_update", this.onGone);
+    model.on("comm:close", this.onGone);
+    this.timer = setInterval(() => this.tick(), TICK_MS);
   }
-  disconnected() {
-    return Boolean(this.element?.closest(".jupyter-widgets-disconnected"));
-  }
-  // Watch the class by which the widget manager marks views whose kernel is gone.
-  watch(element) {
-    this.element = element;
-    this.observer = new MutationObserver(() => this.disconnected() && this.setLost(true));
-    let node = element;
-    for (let depth = 0; node && depth < 4; depth += 1, node = node.parentElement) {
-      this.observer.observe(node, { attributes: true, attributeFilter: ["class"] });
-    }
+  tick() {
+    this.ticks += 1;
+    this.quiet += 1; // ticks, not time: a laptop that slept has not been listening
+    if (this.ticks % HERE_EVERY_TICKS === 0) this.send({ type: "here" });
+    if (!this.lost && this.quiet > SILENT_AFTER_TICKS && this.expects()) this.setLost("silent");
   }
   setLost(lost) {
     if (this.lost === lost) return;
@@ -85,12 +84,12 @@ class Wire {
     return () => this.handlers.delete(handler);
   }
   send(content) {
-    if (this.lost) return false;
+    if (this.lost === "gone") return false;
     try {
       this.model.send(content);
       return true;
     } catch {
-      this.setLost(true);
+      this.setLost("gone");
       return false;
     }
   }
@@ -117,10 +116,9 @@ class Wire {
   }
   close() {
     clearInterval(this.timer);
-    this.observer?.disconnect();
     this.model.off("msg:custom", this.onMessage);
-    this.model.off("comm_live_update", this.onLive);
-    this.model.off("comm:close", this.onLive);
+    this.model.off("comm_live_update", this.onGone);
+    this.model.off("comm:close", this.onGone);
     this.handlers.clear();
   }
 }
