@@ -99,12 +99,18 @@ def test_of_very_many_epochs_a_list_shows_every_so_many_and_the_last() -> None:
 
 def test_a_job_that_waits_says_for_what_once() -> None:
     waiting = record(Status.QUEUED, name="fit", message="waiting for other", epoch=0, step=0, metrics={})
-    assert plain(Update(waiting, [], []), Update(waiting, [], []))[1:] == ["queued · waiting for other"]
+    assert plain(Update(waiting, [], []), Update(waiting, [], []))[1:] == ["waiting for other"]
 
 
 def test_what_a_running_job_says_first_is_shown_once() -> None:
     saying = Update(record(message="3 classes"), [], [])
     assert plain(saying, saying, Update(record(message="4 classes"), [], []))[1:] == ["3 classes"]
+
+
+def test_a_job_that_waits_for_the_user_says_so_once() -> None:
+    paused = record(Status.PAUSED, name="fit", message="", metrics={}, step=7, total_steps=9, epochs=None)
+    lines = plain(Update(paused, [], []), Update(paused, [], []))
+    assert lines[1:] == ["paused · epoch 3 · step 7/9"]
 
 
 def test_warnings_are_shown() -> None:

@@ -17,7 +17,7 @@ from trainkit.tabular.options import TrainOptions
 
 Cli = Callable[..., Result]
 
-COMMANDS = "train submit jobs status watch logs stop finish pause resume kill set"
+COMMANDS = "train submit jobs status watch logs stop finish pause resume kill set serve"
 _HEAVY = "{'torch', 'pandas', 'matplotlib', 'pyarrow', 'ipywidgets', 'tornado', 'numpy'}"
 
 

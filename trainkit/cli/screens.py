@@ -144,8 +144,9 @@ class PlainScreen(_TextScreen):
 
     def __init__(self, console: Console, store: Store) -> None:
         super().__init__(console, store)
-        self._told: Status | None = None
-        self._message = ""
+        self._said = {""}
+        self._running_said = False
+        self._status: Status | None = None
 
     def show(self, update: Update) -> None:
         """Print what is new, and from time to time where the job is."""
@@ -156,16 +157,18 @@ class PlainScreen(_TextScreen):
         if record.status.terminal:
             return
         late = time.monotonic() - self.said_at > PLAIN_EVERY_S
-        if record.status is Status.RUNNING and record.message and not self._message:
-            # What a job says first is worth a line: what was found in a table, say.
-            self._message = record.message
+        # What a job waits for, and what it says first: what was found in a table, say. Later messages may be many.
+        running = record.status is Status.RUNNING
+        if record.message not in self._said and (
+            record.status is Status.QUEUED or (running and not self._running_said)
+        ):
+            self._said.add(record.message)
+            self._running_said = running
             self.line(Text(record.message))
-        waits = record.status in (Status.PAUSED, Status.STOPPING) or (
-            record.status is Status.QUEUED and record.message != ""
-        )
-        if late or (waits and record.status is not self._told):
-            self._told, self._message = record.status, record.message
+        waits = record.status in (Status.PAUSED, Status.STOPPING)
+        if late or (waits and record.status is not self._status):
             self.line(Text(" · ".join(filter(None, [str(record.status).lower(), *_where(record)]))))
+        self._status = record.status
 
     def close(self, record: Record | None) -> None:
         """Sum up."""
