@@ -47,7 +47,17 @@ def test_jobs_are_listed_newest_first_and_by_state(root: Path) -> None:
         tk.submit(logs_once, name=name, job_id=name).wait(10)
     listed = tk.jobs()
     assert [job.id for job in listed] == ["second", "first"]
-    assert repr(listed).splitlines()[1].split() == "second COMPLETED 100 % step 1 val_loss 0.25 thread".split()
+    assert repr(listed).splitlines()[1].split() == [
+        "second",
+        "COMPLETED",
+        "100",
+        "%",
+        "step",
+        "1",
+        "val_loss",
+        "0.25",
+        "thread",
+    ]
     assert repr(listed) == repr(tk.jobs())
     assert tk.jobs("failed") == []
     assert [job.id for job in tk.jobs(state=Status.COMPLETED)] == ["second", "first"]

@@ -94,7 +94,7 @@ def test_records_survive_json_and_satisfy_the_schema(
 
 
 def test_the_shipped_schema_is_the_one_of_the_code() -> None:
-    """record.schema.json in the package is written from the code; this fails when one changes without the other."""
+    """record.schema.json in the package is written from the code; neither changes without the other."""
     shipped = Path(trainkit.__file__).with_name("record.schema.json").read_text(encoding="utf-8")
     assert json.loads(shipped) == json_schema()
 

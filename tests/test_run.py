@@ -326,16 +326,14 @@ def test_interrupts_and_exits_of_training_code_end_truthfully(root: Path) -> Non
     assert job.record.ended_by == "signal"
 
 
-def test_an_except_exception_in_training_code_does_not_swallow_a_stop(
-    root: Path, eventually: Eventually
-) -> None:
+def test_an_except_exception_in_training_code_does_not_swallow_a_stop(root: Path, eventually: Eventually) -> None:
     """The interrupt that stops a job is no Exception."""
 
     def stubborn(run: Any) -> None:
         while True:
             try:
                 run.log(loss=1.0)
-            except Exception:
+            except Exception:  # noqa: BLE001 - what people write
                 run.warn("swallowed")
 
     job = tk.submit(stubborn)
@@ -343,3 +341,87 @@ def test_an_except_exception_in_training_code_does_not_swallow_a_stop(
     job.stop()
     assert job.wait(10) is Status.STOPPED
     assert warnings_of(job) == []
+
+
+def test_streams_without_a_length_are_trained_on(root: Path) -> None:
+    """A loader that cannot tell its length is no obstacle; progress then goes by epochs."""
+
+    class Stream(torch.utils.data.IterableDataset[int]):
+        def __iter__(self) -> Any:
+            yield from range(6)
+
+    def fit(run: Any) -> None:
+        for _ in run.epochs(2):
+            for _ in run.batches(torch.utils.data.DataLoader(Stream(), batch_size=2)):
+                run.log(loss=1.0)
+
+    job = tk.submit(fit)
+    job.result()
+    assert (job.record.step, job.record.total_steps) == (6, None)
+
+
+def test_two_loops_in_one_function(root: Path) -> None:
+    """A second loop over epochs begins at its own first epoch."""
+    seen: list[tuple[str, int]] = []
+
+    def fit(run: Any) -> None:
+        for epoch in run.epochs(2):
+            seen.append(("first", epoch))
+        for epoch in run.epochs(3):
+            seen.append(("second", epoch))
+
+    tk.submit(fit).result()
+    assert seen == [("first", 0), ("first", 1), ("second", 0), ("second", 1), ("second", 2)]
+
+
+def test_asking_the_model_while_it_learns_disturbs_nothing(root: Path, eventually: Eventually) -> None:
+    """predict() and snapshot() copy the model between two steps: the same final weights with and without them."""
+
+    def fit(run: Any, seed: int = 3) -> torch.nn.Module:
+        generator = torch.Generator().manual_seed(seed)
+        model = torch.nn.Linear(3, 1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        run.track(model=model, optimizer=optimizer)
+        for _ in run.epochs(60):
+            for x in run.batches(torch.randn(10, 8, 3, generator=generator)):
+                loss = model(x).square().mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                run.log(loss=loss)
+        return model
+
+    quiet = tk.submit(fit).result()
+    job = tk.submit(fit)
+    asked = []
+    eventually(lambda: job.record.step > 0)
+    while not job.done():
+        snapshot = job.snapshot()
+        asked.append((snapshot.step, snapshot.source))
+        assert job.predict(torch.ones(2, 3)).shape == (2, 1)
+    assert torch.equal(job.result().weight, quiet.weight)
+    live = [step for step, source in asked if source == "live"]
+    assert live, asked
+    assert live == sorted(live)
+    assert job.snapshot().source == "result"
+
+
+def test_another_process_is_answered_from_the_newest_checkpoint(root: Path, eventually: Eventually) -> None:
+    """Where the job does not live, the model file of its last checkpoint answers, with its step."""
+    job = tk.submit(trainer(), runner="process", epochs=10**6)
+    eventually(lambda: job.record.step > 5, within_s=60)
+    job.checkpoint()
+    eventually(lambda: job.record.checkpoint is not None)
+    snapshot = job.snapshot()
+    assert (snapshot.source, snapshot.step) == ("file", job.record.checkpoint.step)
+    assert sorted(snapshot.model) == ["bias", "weight"]
+    with pytest.raises(TrainkitError, match="not its class"):
+        job.predict(torch.ones(1, 2))
+    assert job.pause() is Status.PAUSED
+    paused_at = job.record.step
+    job.kill()
+    assert job.record.resumable
+    assert load_resume(job.paths)[0]["step"] >= paused_at - 1

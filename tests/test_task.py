@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import JobFailedError, StateError, TaskError
-from trainkit.record import Status
+from trainkit.record import Record, Status
 from trainkit.runners import process
+from trainkit.store import Store
 from trainkit.task import Task, dump_outcome, dump_task, load_task
+from trainkit.worker import main
 
 
 def test_closures_lambdas_and_local_classes_travel_by_value() -> None:
@@ -116,19 +119,13 @@ def test_outcomes_say_whether_the_function_returned() -> None:
     assert pickle.loads(dump_outcome(None, None, returned=True)) == (None, None, True)
 
 
-def test_a_function_whose_module_is_not_there_fails_with_its_name(root: Path, tmp_path: Path) -> None:
+def test_a_task_that_cannot_be_loaded_fails_in_words(root: Path) -> None:
     """A worker that cannot load the function says so in the record."""
-    job = tk.submit(lambda run: 1, runner="process", job_id="first")
-    job.wait(30)
-    from trainkit.worker import main
-
-    job.store.create(record := type(job.record)(job_id="x", name="x", status=Status.QUEUED, runner="process")).close()
-    job.store.write_record(record, durable=False)
-    (job.store.paths("x").task).write_bytes(b"not a pickle")
-    lock = job.store.paths("x").owner_lock.open("rb")
-    import os
-
-    main([str(root), "x", str(os.dup(lock.fileno()))])
+    store = Store()
+    lock = store.create(Record(job_id="x", name="x", status=Status.QUEUED, runner="process"))
+    store.paths("x").task.write_bytes(b"not a pickle")
+    main([str(root), "x", str(os.dup(lock.fd))])
     lock.close()
-    assert tk.attach("x").state is Status.FAILED
-    assert "could not be loaded" in tk.attach("x").record.message
+    record = tk.attach("x").record
+    assert record.status is Status.FAILED
+    assert "could not be loaded" in record.message

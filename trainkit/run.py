@@ -7,42 +7,24 @@ whole step and never within one.
 
 from __future__ import annotations
 
-import itertools
-import math
-import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from trainkit.checkpoints import (
-    compute_state,
-    plain_random_state,
-    random_state,
-    restore_compute,
-    restore_random_state,
-    save_resume,
-)
+from trainkit.cadence import Cadence
+from trainkit.checkpoints import save, save_resume
+from trainkit.control import Control
+from trainkit.determinism import restore_compute
+from trainkit.devices import best_device, move
 from trainkit.errors import OptionError
-from trainkit.record import EndedBy, Phase, Status, to_jsonable
+from trainkit.modelfile import exported
+from trainkit.params import Params
+from trainkit.place import Place
+from trainkit.record import EndedBy, Phase, to_jsonable
 from trainkit.recorder import Recorder
 
 Batch = TypeVar("Batch")
-
-
-#: How often a checkpoint is taken by itself, in seconds, and what share of the time it may take at most.
-CHECKPOINT_EVERY_S = 10.0
-CHECKPOINT_SHARE = 0.03
-
-#: What a request to end means: how the loops end, what the record says of the reason, and what it says until then.
-_ENDINGS = {
-    "stop": ("stop", EndedBy.USER, "stopping after this step, as asked"),
-    "kill": ("stop", EndedBy.USER, "being killed, as asked"),
-    "finish": ("finish", EndedBy.USER, "finishing early after this step, as asked"),
-    # Made by the thread runner when the interpreter ends: nobody asked, so it is an interruption.
-    "shutdown": ("stop", EndedBy.LOST, "saving, since the interpreter that runs it is ending"),
-}
 
 
 class StopRun(BaseException):
@@ -50,35 +32,6 @@ class StopRun(BaseException):
 
     Not an ``Exception``, so that an ``except Exception`` in training code does not swallow it by accident.
     """
-
-
-class Params(Mapping[str, Any]):
-    """The parameters of a job as they are now; ``job.set`` changes them between two steps.
-
-    >>> Params({"lr": 0.1}).lr
-    0.1
-    """
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = dict(values)
-
-    def __getitem__(self, name: str) -> Any:
-        return self._values[name]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self.__dict__["_values"][name]
-        except KeyError:
-            raise AttributeError(f"no parameter {name!r}; parameters: {', '.join(self) or 'none'}") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"Params({self._values!r})"
 
 
 class Run:
@@ -90,8 +43,6 @@ class Run:
         job_id: the job.
         name: its name.
         params: the parameters, live.
-        step: how many steps have begun, over all epochs and attempts.
-        epoch: the current epoch, from 1.
         total_steps: how many steps there will be, if known; set it where ``run.batches`` cannot tell.
     """
 
@@ -99,56 +50,31 @@ class Run:
         self, recorder: Recorder, params: Mapping[str, Any], *, resumed: Mapping[str, Any] | None = None
     ) -> None:
         self._recorder = recorder
+        self._pending = recorder.pending
         self._paths = recorder.store.paths(recorder.record.job_id)
         self.job_id = recorder.record.job_id
         self.name = recorder.record.name
         self.params = Params(params)
-        self.step = 0
-        self.epoch = 0
         self.total_steps: int | None = None
+        self.control = Control(recorder)
+        own_process = recorder.record.runner != "thread"
+        self._place = Place(keeps_random=own_process, saved=resumed)
+        self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
+        self._tracked: dict[str, Any] = {}
         self._epochs: int | None = None
-        self._offset = 0  # batches begun in this epoch
-        self._skip = 0  # batches of this epoch that an earlier attempt has done
-        self._loops = 0  # calls of `epochs` so far
-        self._own_process = recorder.record.runner != "thread"
         self._steps_by_log = True  # until `batches` is used
         self._device: str | None = None
-        self._tracked: dict[str, Any] = {}
-        self._pending = recorder.pending
-
-        # Set by the recorder's thread, read by the training thread. `_attention` is the one flag on the hot path.
-        self._attention = False
-        self._ending: str | None = None
-        self._noticed = False
-        self._changes: list[dict[str, Any]] = []
-        self._checkpoint_wanted = False
-        self._go_on = threading.Event()
-        self._go_on.set()
-        self.ended_by = EndedBy.EPOCHS
-
-        self._save_at_step: float = math.inf
-        self._save_every_steps: int | None = None
-        self._save_every_s = CHECKPOINT_EVERY_S
-        self._save_at: float | None = None
-        self._epoch_random: dict[str, Any] | None = None  # as it was when the current epoch began
-        self._loader_random: Any = None  # that of the loader's own generator, when its batches began
-        self._resumed = dict(resumed or {})
+        self._cadence = Cadence()
         if resumed:
-            self._go_on_from(resumed)
+            self._go_on_from(resumed, own_process=own_process)
 
-    def _go_on_from(self, saved: Mapping[str, Any]) -> None:
-        """Take the place of an earlier attempt from its checkpoint."""
-        self.step, self.epoch = saved["step"], saved["epoch"]
-        self._skip = self._offset = saved["offset"]
-        self.params._values.update(saved["params"])
-        if not self._own_process:
-            self.warn(
-                "resumed in a thread: its random numbers are the notebook's own, so it may not repeat exactly; "
-                "runner='process' does"
-            )
-        elif "torch" in sys.modules or saved["compute"]:
-            for difference in restore_compute(saved["compute"]):
-                self.warn(f"resumed, but not on the same footing, so it may not repeat exactly: {difference}")
+    def _go_on_from(self, saved: Mapping[str, Any], *, own_process: bool) -> None:
+        self.params.update(saved["params"])
+        doubt = "resumed, but it may not repeat exactly: "
+        if not own_process:
+            self.warn(doubt + "in a thread random numbers are the notebook's own; runner='process' has its own")
+        for difference in restore_compute(saved["compute"]) if own_process else []:
+            self.warn(doubt + difference)
 
     # --- the loops -------------------------------------------------------------------------------
 
@@ -166,40 +92,21 @@ class Run:
         """
         self._epochs = count
         self._recorder.note(epochs=count, phase=Phase.TRAINING)
-        self._loops += 1
-        loop_to_go_on_in = self._resumed.get("loop", 0)
-        if self._loops < loop_to_go_on_in:
-            return  # an earlier attempt has done this loop; what it did is in what is tracked
-        first = max(self.epoch - 1, 0) if self._loops == loop_to_go_on_in else 0
+        first = self._place.begin_loop()
+        if first is None:
+            return  # what that loop did is in what is tracked
         for epoch in range(first, count):
-            self._begin_epoch(epoch + 1)
-            if self._attention and self._attend():
+            self._place.begin_epoch(epoch + 1)
+            if self.control.attention and self._attend():
                 return
             yield epoch
-            if self._ending == "finish":
+            if self.control.ending == "finish":
                 return
         # Nothing of this loop is left to be done again: a checkpoint says that the epoch after the last begins.
         # A stop that comes as late as this lets the job complete.
-        self._begin_epoch(count + 1)
-        if self._checkpoint_wanted:
+        self._place.begin_epoch(count + 1)
+        if self.control.checkpoint_wanted:
             self.save_now()
-
-    def _begin_epoch(self, epoch: int) -> None:
-        """Set the place to before the first batch, or to where the epoch was cut."""
-        self._offset = self._skip
-        self.epoch = epoch
-        if self._skip and "epoch_random" in self._resumed:
-            # What the code does between the top of the epoch and its batches is done again, with the random
-            # numbers of then; `batches` brings those of the cut.
-            self._restore_random("epoch_random")
-        else:
-            self._restore_random("random")
-        self._epoch_random = random_state() if self._own_process else {}
-
-    def _restore_random(self, name: str) -> None:
-        state = self._resumed.pop(name, None)
-        if state and self._own_process:
-            restore_random_state(state)
 
     def batches(self, loader: Iterable[Batch], *, phase: str = "training") -> Iterator[Batch]:
         """Yield the batches of a loader; each one is a step.
@@ -213,49 +120,45 @@ class Run:
             StopRun: the job was asked to stop; let it pass.
         """
         if Phase(phase) is not Phase.TRAINING:
-            with self.phase(phase):
-                for batch in loader:
-                    if self._attention and self._attend():
-                        return
-                    yield batch
+            yield from self._looked_at(loader, phase)
             return
         for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(max(self.epoch - 1, 0))
-        try:
-            length = len(loader)  # type: ignore[arg-type]
-        except TypeError:
-            length = None
+        length = _length(loader)
         if length and self._epochs:
             self.total_steps = length * self._epochs
         self._steps_by_log = False
-        batches = self._from_where_it_was_cut(loader)
+        control, place, cadence = self.control, self._place, self._cadence
+        batches = place.begin_batches(loader)
         while True:
             # Before the next batch is fetched: fetching may draw random numbers.
-            if (self._attention or self.step >= self._save_at_step) and self._attend():
+            if (control.attention or place.step >= cadence.step) and self._attend():
                 return
             try:
                 batch = next(batches)
             except StopIteration:
                 return
-            self.step += 1
-            self._offset += 1
+            place.begin_step()
             yield batch
 
-    def _from_where_it_was_cut(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Begin a loader's batches, and pass over those that an earlier attempt has done."""
-        if self._epoch_random is None:
-            self._epoch_random = random_state() if self._own_process else {}
-        generator = getattr(loader, "generator", None)
-        if self._skip and generator is not None and self._resumed.get("loader_random") is not None:
-            generator.set_state(self._resumed["loader_random"])
-        self._loader_random = generator.get_state() if generator is not None else None
-        batches = iter(loader)
-        skip, self._skip = self._skip, 0
-        if skip:
-            next(itertools.islice(batches, skip - 1, None), None)
-            self._restore_random("random")
-        return batches
+    def _looked_at(self, loader: Iterable[Batch], phase: str) -> Iterator[Batch]:
+        with self.phase(phase):
+            for batch in loader:
+                # Not a place to be saved at: only an ending is acted upon here.
+                if self.control.ending and self._attend():
+                    return
+                yield batch
+
+    @property
+    def step(self) -> int:
+        """How many steps have begun, over all epochs and attempts."""
+        return self._place.step
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 1."""
+        return min(self._place.epoch, self._epochs or self._place.epoch)
 
     # --- reporting -------------------------------------------------------------------------------
 
@@ -275,14 +178,15 @@ class Run:
         for name, value in values.items():
             if type(value) is not float:
                 values[name] = _taken(value)
-        self._pending.append((self.step if step is None else step, self.epoch, time.time(), values))
+        place = self._place
+        self._pending.append((place.step if step is None else step, place.epoch, time.time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
-        if self._attention:
-            noticed = self._noticed
+        if self.control.attention:
+            noticed = self.control.noticed
             if self._attend() and self._epochs is None and not noticed:
                 raise StopRun
-        self.step += 1
+        self._place.step += 1
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -312,8 +216,8 @@ class Run:
 
     def update_params(self, /, **params: Any) -> None:
         """Show parameters that were chosen by the code in the record, and in ``run.params``."""
-        self.params._values.update(params)
-        self._recorder.note(params=to_jsonable(self.params._values))
+        self.params.update(params)
+        self._recorder.note(params=to_jsonable(self.params))
 
     def best(self, metric: str, mode: str = "min") -> None:
         """Say which metric tells the best step; without it ``val_loss``, if it is logged.
@@ -330,7 +234,7 @@ class Run:
     def device(self) -> str:
         """Where to train: the parameter ``device`` if given, else the first there is of cuda, mps, cpu."""
         if self._device is None:
-            self._device = str(self.params.get("device") or _best_device())
+            self._device = str(self.params.get("device") or best_device())
             self._recorder.note(device=self._device)
         return self._device
 
@@ -355,7 +259,7 @@ class Run:
                     "load_state_dict nor get_state and set_state"
                 )
             self._tracked[name] = thing
-            saved = self._resumed.get("tracked", {}).get(name)
+            saved = self._saved_objects.get(name)
             if saved is not None:
                 (thing.load_state_dict if hasattr(thing, "load_state_dict") else thing.set_state)(saved)
 
@@ -366,10 +270,10 @@ class Run:
         could come back without doing something twice; so inside the loops the checkpoint is taken when the
         next batch or epoch begins.
         """
-        if self._epoch_random is None:
-            self.save_now()
+        if self._place.looping:
+            self.control.ask_for_a_checkpoint()
         else:
-            self._checkpoint_wanted = self._attention = True
+            self.save_now()
 
     def checkpoint_every(self, *, steps: int | None = None, seconds: float | None = None) -> None:
         """Choose how often a checkpoint is taken by itself; without this every ten seconds.
@@ -383,40 +287,26 @@ class Run:
         Raises:
             OptionError: a number that is not positive.
         """
-        for name, value in (("steps", steps), ("seconds", seconds)):
-            if value is not None and value <= 0:
-                raise OptionError(f"checkpoint_every({name}={value!r}): expected a number above 0")
-        if steps is not None:
-            self._save_every_steps = int(steps)
-            self._save_at_step = self.step + self._save_every_steps
-        if seconds is not None:
-            self._save_every_s, self._save_at = seconds, None
+        self._cadence.choose(self.step, steps=steps, seconds=seconds)
 
     def save_now(self) -> None:
         """Save as :meth:`checkpoint` does, without waiting for the end of the step."""
-        self._checkpoint_wanted = False
+        self.control.checkpoint_wanted = False
         clock = self._recorder.clock
         begun_at = clock()
         with self.phase("checkpointing"):
             content = {
-                "step": self.step,
-                "epoch": self.epoch,
-                "offset": self._offset,
-                "loop": self._loops,
+                **self._place.content(),
                 "tracked": {name: _state_of(thing) for name, thing in self._tracked.items()},
-                "random": plain_random_state(random_state()) if self._own_process else {},
-                "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
-                "loader_random": self._loader_random,
-                "compute": compute_state(),
-                "params": to_jsonable(self.params._values),
+                "params": to_jsonable(self.params),
             }
             info = save_resume(self._paths, content, step=self.step, epoch=self.epoch, now=begun_at)
+            # The model file keeps up, so that anybody can ask the half-trained model.
+            if (model := exported(self._tracked.get("model"))) is not None:
+                save(self._paths.model, model)
             self._recorder.note(checkpoint=info, resumable=True)
             self._recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
-        ended_at = clock()
-        self._save_at = ended_at + max(self._save_every_s, (ended_at - begun_at) / CHECKPOINT_SHARE)
-        if self._save_every_steps is not None:
-            self._save_at_step = self.step + self._save_every_steps
+        self._cadence.saved(self.step, begun_at=begun_at, ended_at=clock())
 
     @property
     def tracked(self) -> Mapping[str, Any]:
@@ -428,8 +318,8 @@ class Run:
     @property
     def should_stop(self) -> bool:
         """Whether the job was asked to end.  Who asks is expected to return soon, and is not stopped otherwise."""
-        self._noticed = self._noticed or self._ending is not None
-        return self._ending is not None
+        self.control.noticed = self.control.noticed or self.control.ending is not None
+        return self.control.ending is not None
 
     def end_early(self, reason: str, message: str = "") -> None:
         """Let the loops end after this step, as if they had come to their end.
@@ -438,69 +328,36 @@ class Run:
             reason: ``"early_stopping"`` or ``"time_limit"``.
             message: what to tell.
         """
-        self.ended_by = EndedBy(reason)
+        self.control.end_early(EndedBy(reason))
         if message:
             self.message(message)
-        self._ending = self._ending or "finish"
-        self._attention = True
+
+    # --- the worker's and the recorder's side ----------------------------------------------------
 
     @property
     def stopped(self) -> bool:
         """Whether a request to stop cut the run short, rather than coming too late."""
-        return self._ending == "stop" and self._noticed
+        return self.control.ending == "stop" and self.control.noticed
 
     @property
     def finishing(self) -> bool:
         """Whether a request to finish early cut the run short."""
-        return self._ending == "finish" and self._noticed
-
-    # --- the other threads' side -----------------------------------------------------------------
-
-    def receive(self, request: Mapping[str, Any]) -> None:
-        """Take a request, in the recorder's thread; the training thread acts on it after its current step."""
-        action = request.get("action")
-        status = self._recorder.record.status
-        if action in _ENDINGS:
-            ending, ended_by, message = _ENDINGS[action]
-            if self._ending is None or (ending == "stop" and self._ending == "finish"):
-                self._ending, self.ended_by = ending, ended_by
-            if status is not Status.STOPPING:
-                self._recorder.change(Status.STOPPING, message=message)
-            self._go_on.set()
-        elif action == "pause" and status is Status.RUNNING:
-            self._go_on.clear()
-        elif action == "resume":
-            self._go_on.set()
-        elif action == "set" and isinstance(request.get("params"), dict):
-            self._changes.append(request["params"])
-        elif action == "checkpoint":
-            self._checkpoint_wanted = True
-        else:
-            return
-        self._recorder.event("request", action=action, params=request.get("params"))
-        self._attention = True
+        return self.control.ending == "finish" and self.control.noticed
 
     def report(self) -> None:
         """Bring the place in the loops into the record; called before it is written."""
-        self._ask_for_a_checkpoint_if_due()
+        if self._tracked and self._place.looping and self._cadence.is_due(self._recorder.clock()):
+            self.control.ask_for_a_checkpoint()
         done = None
         if self.total_steps:
             done = self.step / self.total_steps
         elif self._epochs:
             done = max(self.epoch - 1, 0) / self._epochs
-        epoch = min(self.epoch, self._epochs or self.epoch)
-        self._recorder.note(step=self.step, epoch=epoch, total_steps=self.total_steps)
+        self._recorder.note(step=self.step, epoch=self.epoch, total_steps=self.total_steps)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
 
-    def _ask_for_a_checkpoint_if_due(self) -> None:
-        now = self._recorder.clock()
-        if self._save_at is None or self._save_at > now + max(
-            self._save_every_s, 3600.0
-        ):  # the clock was set back
-            self._save_at = now + self._save_every_s
-        if now >= self._save_at and self._tracked and self._epoch_random is not None:
-            self._checkpoint_wanted = self._attention = True
+    # --- between two steps -----------------------------------------------------------------------
 
     def _attend(self) -> bool:
         """Do what was asked, between two steps, in the training thread.
@@ -511,28 +368,37 @@ class Run:
         Raises:
             StopRun: the job should stop here.
         """
-        self._attention = False
-        while self._changes:
-            self._apply(self._changes.pop(0))
-        if self._checkpoint_wanted or self.step >= self._save_at_step:
+        control = self.control
+        control.attention = False
+        while control.changes:
+            self._apply(control.changes.pop(0))
+        if control.copies_wanted:
+            control.hand_out_copies(self._tracked.get("model"), self.step)
+        if control.checkpoint_wanted or self.step >= self._cadence.step:
             self.save_now()
-        if not self._go_on.is_set():
+        if control.pause_wanted:
             self._pause()
-        if self._ending is not None:
-            self._attention = True
-            if self._ending == "stop" and not self._noticed:
-                self._noticed = True
-                if self._tracked:
-                    self.save_now()  # here, between two steps, and not after the code has cleaned up behind itself
-                raise StopRun
-            self._noticed = True
-        return self._ending is not None
+        if control.ending is None:
+            return False
+        control.attention = True
+        if control.ending == "stop" and not control.noticed:
+            control.noticed = True
+            if self._tracked:
+                self.save_now()  # here, between two steps, and not after the code has cleaned up behind itself
+            raise StopRun
+        control.noticed = True
+        return True
 
     def _pause(self) -> None:
-        # If the job is STOPPING by now, there is nothing to wait for.
-        if self._recorder.change_from(Status.RUNNING, Status.PAUSED, message="paused"):
-            self._go_on.wait()
-            self._recorder.change_from(Status.PAUSED, Status.RUNNING, message="")
+        if self._tracked:
+            self.save_now()  # a paused job survives its kernel
+        device = self._device
+        release = self.control.release_gpu and device is not None and device != "cpu"
+        if release and device:
+            move(self._tracked.values(), "cpu")
+        self.control.wait_until_resumed()
+        if release and device:
+            move(self._tracked.values(), device)
 
     def _apply(self, changes: Mapping[str, Any]) -> None:
         before = {name: self.params.get(name) for name in changes}
@@ -541,6 +407,13 @@ class Run:
             for group in getattr(thing, "param_groups", []):
                 group.update({name: changes[name] for name in ("lr", "weight_decay") if name in changes})
         self._recorder.event("change", params=dict(changes), before=before)
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a loader of an endless stream
+        return None
 
 
 def _taken(value: Any) -> Any:
@@ -556,11 +429,3 @@ def _taken(value: Any) -> Any:
 
 def _state_of(thing: Any) -> Any:
     return thing.state_dict() if hasattr(thing, "state_dict") else thing.get_state()
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"

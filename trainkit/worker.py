@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import trainkit
-from trainkit.checkpoints import exported, load_resume, save
+from trainkit.checkpoints import load_resume, save
 from trainkit.errors import CheckpointError, TaskError
 from trainkit.locks import FileLock
+from trainkit.modelfile import exported
 from trainkit.owners import this_process
 from trainkit.paths import JobPaths
 from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
@@ -63,7 +64,7 @@ def work(
         return
     run = Run(recorder, recorder.record.params, resumed=resumed)
     outcome.run = run
-    recorder.on_request = run.receive
+    recorder.on_request = run.control.receive
     recorder.before_refresh = run.report
     identity = this_process()
     recorder.change(
@@ -81,6 +82,7 @@ def work(
     try:
         ending = _run_to_the_end(run, recorder, task, outcome)
     finally:
+        run.control.close()
         outcome.settled.set()
     keep_outcome(outcome)
     recorder.close(**ending)
@@ -109,15 +111,17 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) 
         info = _error_info(error)
         first_line = (info.message.splitlines() or [""])[0]
         return _ended(Status.FAILED, EndedBy.EXCEPTION, f"{info.type}: {first_line}".rstrip(": "), info)
-    if stopped and run.ended_by is EndedBy.LOST:
+    if stopped and run.control.ended_by is EndedBy.LOST:
         saved = "; what it had is saved" if run.tracked else ""
         return _ended(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
     if stopped and not (run.finishing and usable):
         return _ended(Status.STOPPED, EndedBy.USER, "stopped on request" + ("; model saved" if usable else ""))
     message = recorder.record.message
-    if run.ended_by is EndedBy.USER:
+    if run.control.ended_by is EndedBy.USER:
         message = "finished early on request" if run.finishing else "ran to its end before the request took effect"
-    ended_by = EndedBy.EPOCHS if run.ended_by is EndedBy.USER and not run.finishing else run.ended_by
+    ended_by = (
+        EndedBy.EPOCHS if run.control.ended_by is EndedBy.USER and not run.finishing else run.control.ended_by
+    )
     return _ended(Status.COMPLETED, ended_by, message) | {"progress": 100.0}
 
 
@@ -128,8 +132,7 @@ def _ended(status: Status, ended_by: EndedBy, message: str, error: ErrorInfo | N
 def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
     """Write the model file, if there is a model; what was returned goes before what is tracked."""
     for candidate in (returned, tracked):
-        content = None if candidate is None else exported(candidate)
-        if content is not None:
+        if (content := exported(candidate)) is not None:
             save(paths.model, content)
             return True
     return False

@@ -359,7 +359,8 @@ def test_a_stopped_job_goes_on_as_a_new_attempt(runner: str, eventually: Eventua
         import time
 
         class Memory:
-            seen: list[int] = []
+            def __init__(self) -> None:
+                self.seen: list[int] = []
 
             def state_dict(self) -> dict[str, list[int]]:
                 return {"seen": self.seen}

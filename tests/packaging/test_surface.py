@@ -10,7 +10,18 @@ import trainkit as tk
 
 #: Written out: a name that leaks, or goes missing, is a decision to be made here.
 PUBLIC = ["Job", "Run", "Store", "TrainkitError", "attach", "jobs", "load_model", "read_table", "submit", "train"]
-HEAVY = ["torch", "pandas", "matplotlib", "ipywidgets", "tornado", "pyarrow", "numpy", "anywidget", "rich", "sklearn"]
+HEAVY = [
+    "torch",
+    "pandas",
+    "matplotlib",
+    "ipywidgets",
+    "tornado",
+    "pyarrow",
+    "numpy",
+    "anywidget",
+    "rich",
+    "sklearn",
+]
 
 
 def run_python(code: str) -> str:

@@ -53,9 +53,7 @@ def test_the_installed_wheel_runs_a_job_and_the_command(wheel: Path, root: Path,
         "job = tk.submit(lambda run: 41 + 1, runner='process'); print(job.result(60))"
     )
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    out = subprocess.run(
-        [str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
-    )
+    out = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
     where, result = out.stdout.splitlines() or [out.stderr, ""]
     assert Path(where).is_relative_to(folder)
     assert result == "42"

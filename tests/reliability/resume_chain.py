@@ -1,9 +1,10 @@
 """Train to the end in one go, and again with kills on the way, and compare every bit.
 
-``python resume_chain.py CHAINS FOLDER [OMIT]`` prints one JSON object.  Each chain is table training, or a network with
-BatchNorm, dropout, augmentation, a scheduler and an average of its weights, cut by one to three SIGKILLs at random steps.
-OMIT leaves one thing out of the checkpoints, which must make the harness fail.  Attempts are forked from a
-parent that has imported torch but computed nothing with it.
+``python resume_chain.py CHAINS FOLDER [OMIT]`` prints one JSON object.  Each chain is table training, or a
+network with BatchNorm, dropout, augmentation, a scheduler and an average of its weights, cut by one to three
+SIGKILLs at random steps.  OMIT leaves one thing out of the checkpoints, which must make the harness fail.
+Attempts are forked from a parent that has imported torch, and what the first optimizer step would import, but
+has computed nothing with it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401 - what the first optimizer step would import, once instead of in every fork
+import torch._dynamo
 
 from trainkit import run as run_module
 from trainkit.locks import try_lock

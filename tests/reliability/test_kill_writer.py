@@ -16,7 +16,10 @@ HARNESS = Path(__file__).with_name("kill_writer.py")
 def counts(variant: str, kills: int, folder: Path) -> dict[str, int]:
     """Run the harness and return what it counted."""
     out = subprocess.run(
-        [sys.executable, str(HARNESS), variant, str(kills), str(folder)], capture_output=True, text=True, timeout=100
+        [sys.executable, str(HARNESS), variant, str(kills), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert out.returncode == 0, out.stderr
     found: dict[str, int] = json.loads(out.stdout)

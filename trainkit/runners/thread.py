@@ -126,5 +126,5 @@ def _stop_all() -> None:
     for key, thread in list(_threads.items()):
         outcome = _outcomes.get(key)
         if outcome is not None and outcome.run is not None:
-            outcome.run.receive({"action": "shutdown"})
+            outcome.run.control.receive({"action": "shutdown"})
         thread.join(EXIT_GRACE_S)

@@ -1,0 +1,53 @@
+"""When a checkpoint is due by itself: after some seconds or steps, and never for more than 3 % of the time."""
+
+from __future__ import annotations
+
+import math
+
+from trainkit.errors import OptionError
+
+#: How often a checkpoint is taken by itself, in seconds, and what share of the time it may take at most.
+EVERY_S = 10.0
+SHARE = 0.03
+
+
+class Cadence:
+    """The times at which a run saves itself.
+
+    Attributes:
+        step: the step from which on one is due; infinity if steps were not asked for.
+    """
+
+    def __init__(self) -> None:
+        self.step: float = math.inf
+        self._every_steps: int | None = None
+        self._every_s = EVERY_S
+        self._at: float | None = None
+
+    def choose(self, now_step: int, *, steps: int | None, seconds: float | None) -> None:
+        """Take what the user chose.
+
+        Raises:
+            OptionError: a number that is not positive.
+        """
+        for name, value in (("steps", steps), ("seconds", seconds)):
+            if value is not None and not value > 0:
+                raise OptionError(f"checkpoint_every({name}={value!r}): expected a number above 0")
+        if steps is not None:
+            self._every_steps = int(steps)
+            self.step = now_step + self._every_steps
+        if seconds is not None:
+            self._every_s, self._at = seconds, None
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time, in Unix seconds."""
+        clock_was_set_back = self._at is not None and self._at > now + max(self._every_s, 3600.0)
+        if self._at is None or clock_was_set_back:
+            self._at = now + self._every_s
+        return now >= self._at
+
+    def saved(self, step: int, *, begun_at: float, ended_at: float) -> None:
+        """Plan the next one by how long this one took."""
+        self._at = ended_at + max(self._every_s, (ended_at - begun_at) / SHARE)
+        if self._every_steps is not None:
+            self.step = step + self._every_steps

@@ -1,0 +1,74 @@
+"""What decides about the last bits of a result: random generators, threads, processor."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of the random generators of python, numpy and torch; quick, to be taken every epoch.
+
+    Libraries that are not loaded have no state to keep.
+    """
+    state: dict[str, Any] = {"python": random.getstate()}
+    if "numpy" in sys.modules:
+        import numpy as np
+
+        state["numpy"] = np.random.get_state(legacy=True)
+    if "torch" in sys.modules:
+        import torch
+
+        state["torch"] = torch.get_rng_state()
+        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def plain_random_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a random state in plain types and tensors, as a checkpoint can hold it."""
+    version, internal, gauss = state["python"]
+    plain = {**state, "python": [version, list(internal), gauss]}
+    if "numpy" in state:
+        name, keys, position, has_gauss, cached = state["numpy"]
+        plain["numpy"] = [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)]
+    return plain
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Bring back a state of :func:`random_state` or :func:`plain_random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "numpy" in state:
+        import numpy as np
+
+        name, keys, position, has_gauss, cached = state["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    if "torch" in state:
+        import torch
+
+        torch.set_rng_state(state["torch"])
+        if "cuda" in state and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def compute_state() -> dict[str, Any]:
+    """Return what besides the random numbers decides about the last bits of a result."""
+    if "torch" not in sys.modules:
+        return {}
+    import torch
+
+    return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
+
+
+def restore_compute(state: Mapping[str, Any]) -> list[str]:
+    """Set the number of threads as it was; return what else differs, in words."""
+    if not state:
+        return []
+    import torch
+
+    torch.set_num_threads(state["threads"])
+    now = torch.backends.cpu.get_cpu_capability()
+    return [] if now == state["cpu"] else [f"the processor computes with {now}, it was {state['cpu']}"]

@@ -1,0 +1,100 @@
+"""Where a run is in its loops, and how a later attempt comes back to that place with the same random numbers.
+
+A place is an epoch and a number of batches within it.  To come back, the code of the epoch is run again from
+its top with the random numbers of then, the batches that were done are passed over, and the random numbers of
+the cut are restored.  Leaving out any one of these changes the bits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from trainkit.determinism import compute_state, plain_random_state, random_state, restore_random_state
+
+Batch = TypeVar("Batch")
+
+
+class Place:
+    """The place of a run in its loops.
+
+    Args:
+        keeps_random: whether the random generators of this process belong to the run; those of a notebook do not.
+        saved: what :meth:`content` gave in an earlier attempt.
+
+    Attributes:
+        step: how many steps have begun, over all epochs and attempts.
+        epoch: the current epoch, from 1.
+        looping: whether a loop has begun, so that a checkpoint has a place to come back to.
+    """
+
+    def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None) -> None:
+        self.step = 0
+        self.epoch = 0
+        self.looping = False
+        self._keeps_random = keeps_random
+        self._saved = dict(saved or {})
+        self._loop = 0  # which of the calls of `run.epochs` this is, from 1
+        self._offset = 0  # batches begun in this epoch
+        self._skip = 0  # batches of this epoch that an earlier attempt has done
+        self._epoch_random: dict[str, Any] = {}  # as it was when the epoch began
+        self._loader_random: Any = None  # that of the loader's own generator, when its batches began
+        if saved:
+            self.step, self.epoch = saved["step"], saved["epoch"]
+            self._skip = self._offset = saved["offset"]
+
+    def begin_loop(self) -> int | None:
+        """Begin a loop over epochs; return its first epoch, from 0, or None if an earlier attempt has done it."""
+        self.looping = True
+        self._loop += 1
+        loop_of_the_cut = self._saved.get("loop", 0)
+        if self._loop < loop_of_the_cut:
+            return None
+        return max(self.epoch - 1, 0) if self._loop == loop_of_the_cut else 0
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Be before the first batch of an epoch, or of what is left of it."""
+        self.epoch = epoch
+        self._offset = self._skip
+        self._restore("epoch_random" if self._skip else "random")
+        self._epoch_random = random_state() if self._keeps_random else {}
+
+    def begin_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Begin a loader's batches, and pass over those that an earlier attempt has done."""
+        self.looping = True
+        if self._keeps_random and not self._epoch_random:
+            self._epoch_random = random_state()
+        generator = getattr(loader, "generator", None)
+        if self._skip and generator is not None and self._saved.get("loader_random") is not None:
+            generator.set_state(self._saved["loader_random"])
+        self._loader_random = generator.get_state() if generator is not None else None
+        batches = iter(loader)
+        skip, self._skip = self._skip, 0
+        if skip:
+            next(itertools.islice(batches, skip - 1, None), None)
+            self._restore("random")
+        return batches
+
+    def begin_step(self) -> None:
+        """Count a batch."""
+        self.step += 1
+        self._offset += 1
+
+    def content(self) -> dict[str, Any]:
+        """Return the place in plain types and tensors, to be kept in a checkpoint."""
+        return {
+            "step": self.step,
+            "epoch": self.epoch,
+            "offset": self._offset,
+            "loop": self._loop,
+            "random": plain_random_state(random_state()) if self._keeps_random else {},
+            "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
+            "loader_random": self._loader_random,
+            "compute": compute_state(),
+        }
+
+    def _restore(self, name: str) -> None:
+        state = self._saved.pop(name, None)
+        if state and self._keeps_random:
+            restore_random_state(state)
