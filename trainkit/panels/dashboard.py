@@ -84,7 +84,7 @@ class Dashboard(Panel):
             found += self._open_news(*self._open)
         return found
 
-    def told(self, message: dict[str, Any]) -> Message | None:
+    def heard(self, message: dict[str, Any]) -> Message | None:
         """Do what the page asks for."""
         kind = message.get("type")
         if kind == "hello":

@@ -10,6 +10,7 @@ A series names, in ``at``, the buffer with its steps (float64); the next one hol
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +19,14 @@ import numpy as np
 import psutil
 
 from trainkit import view
+from trainkit.errors import RecordError, UnknownJobError
 from trainkit.owners import Process, is_running
 from trainkit.panels.printed import Printed
 from trainkit.panels.series import Floats, History, thinned
+from trainkit.paths import jobs_folder
 from trainkit.record import Record, Status
 from trainkit.store import Store
+from trainkit.streams import tail
 
 Message = tuple[dict[str, Any], list[bytes]]
 
@@ -35,6 +39,8 @@ _FULL_EVERY_S, _SETTLING_S = 20.0, 3.0
 #: A job of another host is silent if its heartbeat has not moved for so long, on our own clock.
 _SILENT_S = 10.0
 _MEMORY_EVERY_S = 1.0
+_MOST_WARNINGS = 5
+_FRESH_S = 30.0
 
 
 class JobFeed:
@@ -73,7 +79,9 @@ class JobFeed:
         self._held: dict[str, int] = {}  # points of a metric that the browser holds
         self._memory: tuple[float, int | None] = (-_MEMORY_EVERY_S, None)
         self._heard: tuple[float | None, float] = (None, ticks())
-        self.remarks: list[str] = []
+        self._rivals: list[str] | None = None
+        self._warnings: list[str] = []
+        self._events_offset = 0
 
     def want_full(self) -> None:
         """Let the next message be a full one: a browser has come that knows nothing."""
@@ -155,7 +163,8 @@ class JobFeed:
             "files": str(self.paths.folder.relative_to(self.store.root)),
             "best": None,
             "silent_s": self._silent_s(record),
-            "remarks": list(self.remarks),
+            "warnings": self._new_warnings(),
+            "rivals": self._still_rivals(record),
             "groups": list(view.groups(self.history.metrics).items()),
         }
         if record.best is not None:
@@ -205,6 +214,31 @@ class JobFeed:
             self._memory = (now, found)
         return found
 
+    def _new_warnings(self) -> list[str]:
+        """The last things that the job warned of."""
+        events, self._events_offset = tail(self.paths.events, self._events_offset)
+        self._warnings += [str(event.get("message")) for event in events if event.get("event") == "warning"]
+        del self._warnings[:-_MOST_WARNINGS]
+        return list(self._warnings)
+
+    def _still_rivals(self, record: Record) -> list[dict[str, str]]:
+        """Older jobs of the same name that still run: who ran a cell again may not know of them."""
+        if record.status.terminal:
+            return []
+        if self._rivals is None:
+            self._rivals = recently_written(self.store, self._clock())
+        found = []
+        for job_id in self._rivals:
+            try:
+                other = self.store.observe(job_id)
+            except (UnknownJobError, RecordError):
+                continue  # deleted or damaged: it does not run
+            older = (other.created_at, other.job_id) < (record.created_at, record.job_id)
+            if older and other.name == record.name and not other.status.terminal:
+                found.append({"job_id": other.job_id, "status": str(other.status)})
+        self._rivals = [rival["job_id"] for rival in found]
+        return found
+
     def _silent_s(self, record: Record) -> int | None:
         """For how long a job that cannot be asked has given no sign of life, if that is long."""
         now = self._ticks()
@@ -214,6 +248,21 @@ class JobFeed:
         if record.status.terminal or record.status is Status.QUEUED or silent < _SILENT_S:
             return None
         return int(silent) if self.store.is_owned(record) is None else None
+
+
+def recently_written(store: Store, now: float) -> list[str]:
+    """Return the jobs whose record is fresh: who runs a job writes it every second."""
+    found = []
+    with os.scandir(jobs_folder(store.root)) as entries:
+        for entry in entries:
+            if entry.name.endswith(".json") and not entry.name.startswith("."):
+                try:
+                    fresh = now - entry.stat().st_mtime < _FRESH_S
+                except FileNotFoundError:
+                    continue  # deleted while we were looking
+                if fresh:
+                    found.append(entry.name[: -len(".json")])
+    return found
 
 
 def _packed(name: str, x: Floats, y: Floats, count: int, buffers: list[bytes]) -> dict[str, Any]:

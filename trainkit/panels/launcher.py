@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import traitlets
 
+from trainkit import view
 from trainkit.errors import OptionError, TrainkitError
 from trainkit.job import Job
-from trainkit.launching import submit
+from trainkit.launching import submit, train
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.forms import FunctionForm, TableForm
 from trainkit.panels.monitor import answer, settle
-from trainkit.panels.panel import Panel
+from trainkit.panels.panel import Panel, told
 from trainkit.panels.tables import preview, tables
 from trainkit.runners import RUNNERS
 from trainkit.store import Store
+from trainkit.tabular.options import check_options
+from trainkit.tabular.plan import check_table
+from trainkit.tabular.read import read_table
 from trainkit.task import describe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_log = logging.getLogger("trainkit")
 
 
 class Launcher(Panel):
@@ -47,6 +57,7 @@ class Launcher(Panel):
         self._feed: JobFeed | None = None
         self._outbox: list[Message] = []
         self._starting = False
+        self._table: tuple[str, pd.DataFrame] | None = None
         super().__init__(store)
         self.begin()
 
@@ -86,7 +97,7 @@ class Launcher(Panel):
         """Whether the job that was started has ended."""
         return self._feed is not None and self._feed.ended
 
-    def told(self, message: dict[str, Any]) -> Message | None:
+    def heard(self, message: dict[str, Any]) -> Message | None:
         """Do what the page asks for."""
         kind = message.get("type")
         if self.job is not None and self._feed is not None:
@@ -98,6 +109,9 @@ class Launcher(Panel):
         if kind == "preview":
             self._beside(self._preview, str(message.get("path")))
         elif kind == "check":
+            if self.function is None:
+                self._beside(self._check_table, texts, message.get("number", 0))
+                return None
             return {"type": "problems", "problems": self.form.problems(texts)}, []
         elif kind == "start" and not self._starting:
             self._starting = True
@@ -124,9 +138,12 @@ class Launcher(Panel):
         def do() -> None:
             try:
                 self._outbox.append(work(*arguments))
-            except (TrainkitError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - a thread's boundary: whatever it is, the page tells it
+                if not isinstance(error, (TrainkitError, OSError)):
+                    _log.exception("the launcher could not do what the page asked for")
                 self._starting = False
-                self._outbox.append(({"type": "refused", "about": arguments[0], "message": str(error)}, []))
+                about = "start" if work == self._begin_job else "table"
+                self._outbox.append(({"type": "refused", "about": about, "message": told(error)}, []))
 
         # In the panel's own context: on ipykernel 7 it says which cell the job's messages belong to.
         context = self._context.copy()
@@ -135,7 +152,24 @@ class Launcher(Panel):
     def _preview(self, path: str) -> Message:
         if path not in [table["path"] for table in tables(self.store.root)]:
             raise OptionError(f"{path!r} is not one of the tables below {self.store.root}")
-        return {"type": "preview", "path": path, **preview(self.store.root / path)}, []
+        frame = read_table(self.store.root / path)
+        self._table = (path, frame)
+        return {"type": "preview", "path": path, **preview(frame)}, []
+
+    def _check_table(self, texts: dict[str, Any], number: int) -> Message:
+        """Say what training would do with the table and the options as they are, or what stands against it."""
+        problems = self.form.problems(texts)
+        answer: dict[str, Any] = {"type": "problems", "problems": problems, "number": number}
+        if self._table is not None and not problems:
+            path, frame = self._table
+            try:
+                plan = check_table(frame, check_options(self.form.values(texts)), path=self.store.root / path)
+            except TrainkitError as error:
+                answer["refused"] = str(error)
+            else:
+                chosen = {name: view.brief(value) for name, value in plan.params.items() if value is not None}
+                answer["plan"] = {"summary": plan.summary, "warnings": plan.warnings, "chosen": chosen}
+        return answer, []
 
     def _begin_job(self, message: dict[str, Any], texts: dict[str, Any]) -> Message:
         values = self.form.values(texts)
@@ -154,8 +188,6 @@ class Launcher(Panel):
         return {"type": "started", "job_id": job.id}, []
 
     def _train(self, path: str, values: dict[str, Any], runner: str, name: str | None) -> Job:
-        from trainkit.launching import train
-
         if path not in [table["path"] for table in tables(self.store.root)]:
             raise OptionError("choose a table first")
         return train(self.store.root / path, root=self.store, runner=runner, name=name, **values)

@@ -55,7 +55,7 @@ class Monitor(Panel):
         """Whether the job has ended."""
         return self.feed.ended
 
-    def told(self, message: dict[str, Any]) -> Message | None:
+    def heard(self, message: dict[str, Any]) -> Message | None:
         """Do what the page asks for."""
         return answer(self, self.feed, self.job, message)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from trainkit.panels.frontend import attached, ipython_shell
 from trainkit.panels.refresher import refresher
 from trainkit.store import Store
 
+_log = logging.getLogger("trainkit")
+
 #: A page says "here" every 20 s, a hidden one every minute.  If the kernel is free to listen and hears nothing
 #: for so long, nobody looks; what is sent on would pile up in the server.
 UNSEEN_S = 150.0
@@ -30,7 +33,7 @@ LIVELY_S = 10.0
 class Panel(anywidget.AnyWidget):
     """A widget that the refresher keeps fresh.
 
-    A subclass gives ``news()``, ``everything()`` and ``told(message)``.
+    A subclass gives ``news()``, ``everything()`` and ``heard(message)``.
 
     Args:
         store: whose jobs it shows.
@@ -73,7 +76,7 @@ class Panel(anywidget.AnyWidget):
         """Whether there can be no more news."""
         return False
 
-    def told(self, message: dict[str, Any]) -> Message | None:
+    def heard(self, message: dict[str, Any]) -> Message | None:
         """Answer a message of the page, in the refresher's thread."""
         return None
 
@@ -110,9 +113,9 @@ class Panel(anywidget.AnyWidget):
             return False
         while self._inbox:
             try:
-                answer = self.told(self._inbox.pop(0))
+                answer = self.heard(self._inbox.pop(0))
             except (TrainkitError, OSError) as error:
-                answer = {"type": "trouble", "message": _told(error)}, []
+                answer = {"type": "trouble", "message": told(error)}, []
             if answer is not None:
                 self._deliver(answer)
         for message in self.news():
@@ -127,7 +130,7 @@ class Panel(anywidget.AnyWidget):
     def broken(self, error: Exception) -> None:
         """Tell the page what ended the refreshing."""
         if not self._closed:
-            self._context.run(self._deliver, ({"type": "trouble", "message": _told(error)}, []))
+            self._context.run(self._deliver, ({"type": "trouble", "message": told(error)}, []))
 
     def _deliver(self, message: Message) -> None:
         content, buffers = message
@@ -201,7 +204,7 @@ class Panel(anywidget.AnyWidget):
         """Do something that may wait, in a thread of its own, and tell the page how it went.
 
         Args:
-            work: what to do; a :class:`TrainkitError` it raises is shown.
+            work: what to do; what it raises is shown.
             about: what it is called in messages, for example ``stop``.
         """
 
@@ -209,8 +212,11 @@ class Panel(anywidget.AnyWidget):
             answer = {"type": "asked", "action": about, "ok": True, "message": ""}
             try:
                 work()
-            except (TrainkitError, OSError) as error:
-                answer |= {"ok": False, "message": _told(error)}
+            except Exception as error:  # noqa: BLE001 - a thread's boundary: whatever it is, the page tells it
+                if not isinstance(error, (TrainkitError, OSError)):
+                    _log.exception("%s could not be done", about)
+                answer |= {"ok": False, "message": told(error)}
+            refresher.add(self)
             if not self._closed:
                 self._deliver((answer, []))
 
@@ -223,5 +229,6 @@ def _opening(message: Message) -> dict[str, Any]:
     return {"content": content, "buffers": buffers}
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
+    """Return an error as a page shows it."""
     return str(error) if isinstance(error, TrainkitError) else f"{type(error).__name__}: {error}"

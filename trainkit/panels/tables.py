@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit import view
-from trainkit.tabular.read import FORMATS, read_table
+from trainkit.tabular.read import FORMATS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,19 +45,22 @@ def tables(root: Path) -> list[dict[str, Any]]:
     return sorted(found[:MOST_TABLES], key=lambda table: (table["path"].count("/"), table["path"]))
 
 
-def preview(path: Path) -> dict[str, Any]:
-    """Return the first rows of a table, its columns, and the target it suggests.
+def preview(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return the first rows of a table as text, what its columns hold, and the target it suggests.
 
-    Raises:
-        TableError: it cannot be read; the message names the place.
+    >>> import pandas as pd
+    >>> found = preview(pd.DataFrame({"code": ["007", None], "mass": [1.5, 2.0]}))
+    >>> found["rows"], [column["type"] for column in found["columns"]]
+    ([['007', '1.5'], ['', '2']], ['text', 'number'])
     """
-    frame = read_table(path)
-    columns = [_column(frame, name) for name in frame.columns]
-    head = frame.head(PREVIEW_ROWS).astype(object)
-    rows = [["" if _missing(value) else _shown(value) for value in row] for row in head.to_numpy().tolist()]
+    head = frame.head(PREVIEW_ROWS)
+    shown = [
+        ["" if missing else _shown(value) for value, missing in zip(head[name], head[name].isna(), strict=True)]
+        for name in head.columns
+    ]
     return {
-        "columns": columns,
-        "rows": rows,
+        "columns": [_column(frame, name) for name in frame.columns],
+        "rows": [list(row) for row in zip(*shown, strict=True)],
         "row_count": len(frame),
         "target": proposed_target(frame),
     }
@@ -106,10 +109,6 @@ def _span(values: pd.Series) -> str:
     if values.dtype.kind == "M":
         return f"{low:%Y-%m-%d} – {high:%Y-%m-%d}"
     return f"{view.number(float(low))} – {view.number(float(high))}"
-
-
-def _missing(value: Any) -> bool:
-    return value is None or value != value or str(value) in ("<NA>", "NaT")
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,9 @@ class LauncherView {
     if (content.type === "form") {
       if (!this.form && !this.monitor) this.build(content);
     } else if (content.type === "preview") this.takePreview(content);
-    else if (content.type === "problems") this.takeProblems(content.problems);
+    else if (content.type === "problems") {
+      if (content.number === undefined || content.number === this.number) this.takeProblems(content);
+    }
     else if (content.type === "refused") this.refused(content);
     else if (content.type === "started") clearTimeout(this.waiting);
     else if (content.type === "lost" && !this.monitor) this.lost(content.lost === "gone");
@@ -42,6 +44,7 @@ class LauncherView {
     this.runner.addEventListener("change", () => say(this.runnerAbout, about[this.runner.value] ?? ""));
     this.status = h("span.tk-hint", { role: "status" });
     this.preview = h("div.tk-preview", { hidden: true });
+    this.plan = h("div.tk-note.tk-plan", { role: "status", hidden: true });
     const form = h("form.tk-form", {
       novalidate: true,
       onsubmit: (event) => { event.preventDefault(); this.submit(); },
@@ -56,7 +59,7 @@ class LauncherView {
     h("div.tk-fields.tk-where-to", {},
       h("div.tk-field", {}, h("label", { for: this.runner.id }, "Run in"), this.runner, this.runnerAbout),
       h("div.tk-field", {}, h("label", { for: this.name.id }, "Name"), this.name, h("p.tk-about", {}, "What the job is called; may be left empty"))),
-    this.note,
+    this.plan, this.note,
     h("footer.tk-foot", {}, this.start, this.status));
     this.body = form;
     this.element.setAttribute("aria-label", table ? "Train on a table" : `Start ${content.title}`);
@@ -114,19 +117,27 @@ class LauncherView {
 
   check() {
     clearTimeout(this.checking);
-    this.checking = setTimeout(() => this.wire.send({ type: "check", values: this.values() }), 250);
+    this.number = (this.number ?? 0) + 1;
+    this.checking = setTimeout(() => this.wire.send({ type: "check", values: this.values(), number: this.number }), 250);
   }
 
-  takeProblems(problems, all = false) {
+  takeProblems({ problems, plan, refused }) {
     for (const [name, entry] of this.inputs) {
-      const text = (entry.touched || all) && problems[name] ? problems[name] : "";
+      const text = entry.touched && problems[name] ? problems[name] : "";
       say(entry.problem, text);
       show(entry.problem, Boolean(text));
       show(entry.about, !text);
       if (text) entry.input.setAttribute("aria-invalid", "true");
       else entry.input.removeAttribute("aria-invalid");
     }
-    this.troubled = Object.keys(problems).length > 0;
+    if (this.form.of !== "table") return;
+    for (const [name, { field, input }] of this.inputs) {
+      if (plan?.chosen[name] && field.placeholder !== undefined && input.placeholder !== undefined) input.placeholder = plan.chosen[name];
+    }
+    rebuild(this.plan, [plan?.summary, plan?.warnings], () => (plan ? [h("p", {}, plan.summary), ...plan.warnings.map((warning) => h("p.tk-plan-warning", {}, icon("UNREADABLE"), warning))] : []));
+    show(this.plan, Boolean(plan));
+    if (refused) this.refused({ about: "check", message: refused });
+    else show(this.note, false);
   }
 
   choose(path) {
@@ -135,6 +146,7 @@ class LauncherView {
     this.start.disabled = true;
     show(this.note, false);
     show(this.preview, false);
+    show(this.plan, false);
     if (!path) return;
     say(this.status, "Reading the table …");
     this.wire.send({ type: "preview", path });
@@ -150,7 +162,7 @@ class LauncherView {
     const mark = () => {
       for (const cell of this.preview.querySelectorAll("[data-column]")) cell.classList.toggle("tk-is-target", cell.dataset.column === this.target.value);
     };
-    this.target.onchange = mark;
+    this.target.onchange = () => { mark(); this.check(); };
     const missing = (column) => (column.missing ? h("span.tk-missing", {}, `${grouped(column.missing)} missing`) : null);
     this.preview.replaceChildren(
       h("p.tk-about", {}, `${grouped(found.row_count)} rows, ${found.columns.length} columns. The first ${found.rows.length}:`),
@@ -161,6 +173,7 @@ class LauncherView {
           value === "" ? h("span.tk-gone", {}, "missing") : value))))))));
     mark();
     show(this.preview, true);
+    this.check();
   }
 
   submit() {
@@ -178,8 +191,7 @@ class LauncherView {
   refused(content) {
     clearTimeout(this.waiting);
     say(this.status, "");
-    const reading = typeof content.about === "string";
-    this.start.disabled = reading;
+    this.start.disabled = content.about === "table";
     rebuild(this.note, [content.message, Date.now()], () => [h("p.tk-lines", {}, content.message)]);
     show(this.note, true);
   }

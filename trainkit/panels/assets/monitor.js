@@ -58,6 +58,8 @@ class MonitorView {
     this.params = h("div.tk-facts", {});
     this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params);
     this.files = h("div.tk-facts.tk-paths", {});
+    this.warnings = h("ul", {});
+    this.warningsBox = h("section.tk-warnings", { hidden: true }, h("h4", {}, icon("UNREADABLE"), "Warnings"), this.warnings);
     this.log = h("pre.tk-log", { tabIndex: 0, "aria-label": "Output of the job" });
     this.lastLine = h("span.tk-last-line", {});
     this.outputBox = h("details.tk-output", { hidden: true, ontoggle: () => this.drawOutput() },
@@ -67,7 +69,7 @@ class MonitorView {
       this.tools, this.chartsBox, this.empty,
       h("div.tk-columns", {}, h("section", {}, h("h4", {}, "Run"), this.facts), this.paramsBox,
         h("section.tk-files", {}, h("h4", {}, "Files"), this.files)),
-      this.outputBox);
+      this.warningsBox, this.outputBox);
     const back = this.onBack ? h("button.tk-quiet.tk-back", { type: "button", onclick: this.onBack, "aria-label": "Back to all jobs" }, icon("back"), "All jobs") : null;
     this.element = h("section.tk-monitor", {},
       h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state, this.message), this.buttons),
@@ -183,6 +185,8 @@ class MonitorView {
     show(this.paramsBox, card.params.length > 0);
     const paths = [["model", card.model], ["checkpoint", card.checkpoint], ["folder", card.files]].filter(([, path]) => path);
     this.pairs(this.files, paths);
+    rebuild(this.warnings, card.warnings, () => card.warnings.map((warning) => h("li", {}, warning)));
+    show(this.warningsBox, card.warnings.length > 0);
     this.drawOutput();
   }
 
@@ -204,11 +208,23 @@ class MonitorView {
     this.message.title = text;
     if (this.told && Date.now() - this.told < 12000) return;
     this.told = null;
-    const remarks = [...card.remarks];
-    if (card.silent_s) remarks.unshift(`No sign of life for ${card.silent_s} s. It runs on another machine, so nobody here can tell whether it still does.`);
-    this.note.className = "tk-note tk-warning";
-    rebuild(this.note, remarks, () => remarks.map((remark) => h("p", {}, remark)));
-    show(this.note, remarks.length > 0);
+    const silent = card.silent_s
+      ? `No sign of life for ${card.silent_s} s. It runs on another machine, so nobody here can tell whether it still does.` : "";
+    const rivals = card.rivals ?? [];
+    const more = rivals.length === 1 ? `Another job named ${card.name} is still running.` : `${rivals.length} other jobs named ${card.name} are still running.`;
+    this.note.className = "tk-note tk-warning tk-question";
+    rebuild(this.note, [silent, rivals.map((rival) => rival.job_id)], () => [
+      silent ? h("p", {}, silent) : null,
+      rivals.length ? h("p", {}, more) : null,
+      rivals.length ? h("button.tk-button", { type: "button", onclick: () => this.stopOthers(rivals) }, rivals.length === 1 ? "Stop it" : "Stop them") : null,
+    ].filter(Boolean));
+    show(this.note, Boolean(silent || rivals.length));
+  }
+
+  stopOthers(rivals) {
+    for (const rival of rivals) {
+      this.wire.ask({ job_id: rival.job_id, root: this.card.root }, "stop", undefined, this.send).catch((error) => this.tell(error.message, "tk-warning"));
+    }
   }
 
   tell(text, kind = "tk-info") {
@@ -247,9 +263,8 @@ class MonitorView {
     this.pending = action.name;
     this.drawButtons();
     try {
-      const told = await this.wire.ask(this.card, action.name);
+      const told = await this.wire.ask(this.card, action.name, undefined, this.send);
       if (told === null) return; // on its way through the kernel; the answer comes as a message
-      if (this.wire.lost && told) this.tell(told);
     } catch (error) {
       this.tell(error.message, "tk-warning");
     }

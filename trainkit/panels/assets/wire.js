@@ -95,7 +95,8 @@ class Wire {
   }
   // Ask a job for something: by HTTP if it can be reached, else through the kernel.
   // Resolves to a message, or throws an Error that says what to do.
-  async ask(card, action, params) {
+  // send: for a job that is shown within another panel.
+  async ask(card, action, params, send = (message) => this.send(message)) {
     if (await server.present()) {
       let answer;
       try {
@@ -111,7 +112,7 @@ class Wire {
       const refused = [409, 422, 429].includes(answer.status);
       if (refused || (this.lost && answer.body.error)) throw new Error(answer.body.error.message);
     }
-    if (this.send({ type: "ask", action, job_id: card.job_id, params })) return null;
+    if (send({ type: "ask", action, job_id: card.job_id, params })) return null;
     throw new Error("Neither the kernel nor the server extension can be reached.");
   }
   close() {
