@@ -11,7 +11,7 @@ A column is read as something other than text only if **every** value is, exactl
 - boolean: True, true, False, false;
 - date: ISO 8601, ``2020-02-29`` or ``2020-02-29 12:30[:15[.5]][Z|+01:00]``.
 
-Blanks around a value are allowed, except in text, where they are kept.
+Blanks around a number or a date are allowed; in text they are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 INTEGER = r"^[ \t]*-?(0|[1-9][0-9]*)[ \t]*$"
 NUMBER = r"^[ \t]*-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t]*$"
-BOOLEAN = r"^[ \t]*(True|true|False|false)[ \t]*$"
+BOOLEAN = r"^(True|true|False|false)$"
 CLOCK = r"[ T][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?(Z|[-+][0-9]{2}(:?[0-9]{2})?)?"
 DATE = rf"^[ \t]*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}({CLOCK})?[ \t]*$"
 FLOAT_EXACT = 2.0**53  # above this, two neighbouring integers share one float

@@ -23,7 +23,7 @@ MAX_WORDS = 1000
 ID_NAME = re.compile(
     r"(?i:(.*[_ -])?(id|idx|index|key|uuid|guid)|row([_ -]?(nr|no|number))?|unnamed: ?\d+)$|.*[a-z]I[dD]$"
 )
-PARTS = ("time", "month", "weekday", "hour")
+PARTS = ("time", "month", "day_of_week", "hour")
 
 
 class Number(msgspec.Struct, tag="number", forbid_unknown_fields=True):
@@ -39,7 +39,7 @@ class Number(msgspec.Struct, tag="number", forbid_unknown_fields=True):
     """
 
     name: str
-    part: Literal["value", "time", "month", "weekday", "hour"]
+    part: Literal["value", "time", "month", "day_of_week", "hour"]
     center: float
     scale: float
     low: float
@@ -169,7 +169,7 @@ def _learn_number(name: str, part: str, values: np.ndarray) -> Number:
         edges = np.array([edges[0], edges[0] + 1])
     return Number(
         name=name,
-        part=cast("Literal['value', 'time', 'month', 'weekday', 'hour']", part),
+        part=cast("Literal['value', 'time', 'month', 'day_of_week', 'hour']", part),
         center=center,
         scale=scale,
         low=low,
@@ -198,7 +198,7 @@ def _values(column: pd.Series, part: str) -> np.ndarray:
 
 def _indices(column: pd.Series, category: Category) -> np.ndarray:
     words = as_words(column)
-    codes = pd.Categorical(words, categories=category.words).codes.astype(np.int64) + FIRST_WORD
+    codes = pd.Index(category.words, dtype="object").get_indexer(pd.Index(words)).astype(np.int64) + FIRST_WORD
     codes[codes < FIRST_WORD] = UNSEEN
     if category.missing:
         codes[column.isna().to_numpy()] = MISSING

@@ -18,7 +18,7 @@ from trainkit.tabular.features import learn
 from trainkit.tabular.feeding import Batches, split
 from trainkit.tabular.metrics import classification_metrics, regression_metrics
 from trainkit.tabular.model import Shape, TableModel, Target
-from trainkit.tabular.options import TrainOptions, check_options
+from trainkit.tabular.options import check_options
 from trainkit.tabular.plan import Plan, check_table
 from trainkit.tabular.read import open_table
 
@@ -197,7 +197,7 @@ def _prepare(frame: pd.DataFrame, plan: Plan, device: torch.device) -> tuple[Tab
     target = Target(name=plan.target, task=plan.task, labels=plan.classes)
     values = labels
     if plan.task == "regression":
-        numbers = torch.from_numpy(as_numbers(frame[plan.target]))
+        numbers = torch.tensor(as_numbers(frame[plan.target]))
         target.center, target.scale = float(numbers[train].mean()), float(numbers[train].std(correction=0)) or 1.0
         values = ((numbers - target.center) / target.scale).float()
     shape = Shape(

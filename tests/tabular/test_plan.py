@@ -1,0 +1,133 @@
+"""What is decided before a job exists: target, task, features, and what is said about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trainkit.errors import TableError
+from trainkit.tabular.options import TrainOptions
+from trainkit.tabular.plan import check_table
+from trainkit.tabular.read import read_table
+
+
+def frame(**columns: object) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame({"x": rng.normal(size=60), "kind": ["a", "b", "c"] * 20, **columns})
+
+
+@pytest.mark.parametrize(
+    ("target", "task"),
+    [
+        (["p", "q"] * 30, "classification"),
+        ([True, False] * 30, "classification"),
+        ([0, 1] * 30, "classification"),
+        ([0.0, 1.0, None] * 20, "classification"),
+        (list(range(60)), "regression"),
+        (np.linspace(0, 1, 60), "regression"),
+    ],
+)
+def test_the_task_follows_from_the_target(target: object, task: str) -> None:
+    """Words, booleans and few whole numbers are classes; the rest are amounts."""
+    assert check_table(frame(y=target)).task == task
+
+
+def test_the_target_is_named_y_target_or_label_or_must_be_told() -> None:
+    """Without a usual name the columns are listed; a wrong name is answered with the nearest."""
+    assert check_table(frame(Label=["p", "q"] * 30)).target == "Label"
+    with pytest.raises(TableError, match="Pass target=.*Columns: x, kind"):
+        check_table(frame())
+    with pytest.raises(
+        TableError, match=r"column 'knd' is not in the table; did you mean 'kind'\? Columns: x, kind"
+    ):
+        check_table(frame(), TrainOptions(target="knd"))
+
+
+def test_the_summary_says_what_will_happen() -> None:
+    """One line: task, target, classes, features, rows; and every option has a value in the record."""
+    plan = check_table(frame(), TrainOptions(target="kind", hidden=32))
+    assert plan.summary == "classification of kind (3 classes), 1 feature, 60 rows"
+    assert plan.params["hidden"] == [32, 32]
+    assert [name for name, value in plan.params.items() if value is None] == ["device"]
+
+
+def test_useless_columns_are_left_out_by_name() -> None:
+    """Ids, constants, empty columns, free texts and row numbers are named in warnings."""
+    table = frame(
+        y=np.linspace(0, 1, 60),
+        customer_id=np.random.default_rng(1).permutation(10_000)[:60],
+        same=1,
+        empty=None,
+        note=[f"note {i}" for i in range(60)],
+        nr=range(60),
+        paid=np.random.default_rng(2).permutation(10_000)[:60],
+    )
+    plan = check_table(table)
+    assert plan.features == ["x", "kind", "paid"]
+    told = " | ".join(plan.warnings)
+    for words in ("'customer_id': looks like an id", "'same': the same value", "'empty': no values"):
+        assert words in told
+    assert "'note': looks like an id: every text is different" in told
+    assert "'nr': counts the rows" in told
+
+
+def test_numbers_spoilt_by_a_word_are_told_with_their_place(tmp_path: Path) -> None:
+    """A column that is text for one word's sake says which, where, and what to do."""
+    file = tmp_path / "t.csv"
+    rows = [f'"two\nlines",{i % 7}.5,{i}' for i in range(30)]
+    rows[4] = "x,n/a,4"
+    file.write_text("note,size,y\n" + "\n".join(rows) + "\n")
+    plan = check_table(read_table(file), path=file)
+    # 1 header + 4 rows of two lines each
+    assert any("'size' is read as text, for 'n/a' in line 10" in text for text in plan.warnings), plan.warnings
+    assert check_table(read_table(file, missing=["n/a"]), path=file).warnings == []
+
+
+def test_slips_far_from_all_other_values_are_told() -> None:
+    """A sentinel among thousands of values is read as missing, and said so."""
+    size = np.random.default_rng(0).normal(50, 2, 3000)
+    size[17] = -999
+    plan = check_table(pd.DataFrame({"size": size, "y": size * 2}))
+    assert plan.warnings == ["column 'size': 1 value far from all others (such as -999) read as missing"]
+
+
+def test_text_where_numbers_were_promised_is_refused_at_its_place(tmp_path: Path) -> None:
+    """task='regression' with a word in the target names the line."""
+    file = tmp_path / "t.csv"
+    file.write_text("x,y\n" + "\n".join(f"{i},{i}.5" for i in range(20)) + "\n3,oops\n")
+    with pytest.raises(TableError, match=r"t\.csv, line 22, column 'y': 'oops' is not a number") as error:
+        check_table(read_table(file), TrainOptions(task="regression"), path=file)
+    assert (error.value.line, error.value.column) == (22, "y")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"y": ["p"] * 60}, "one class only, 'p'"),
+        ({"y": [3.5] * 60}, "3.5 in every row"),
+        ({"y": [None] * 60}, "0 rows"),
+        ({"y": [f"w{i}" for i in range(60)]}, "60 classes in 60 rows"),
+        ({"y": pd.date_range("2020-01-01", periods=60)}, "holds dates"),
+        ({"y": [1.0, np.inf] * 30}, "row 1: inf is infinite"),
+        ({"y": range(60), "odd": [1, "a"] * 30}, "column 'odd', row 1: 'a' is a text after numbers"),
+        ({"y": range(60), "odd": [[1], [2]] * 30}, "column 'odd', row 0: list"),
+    ],
+)
+def test_what_cannot_be_learnt_is_refused_with_the_reason(columns: dict[str, object], words: str) -> None:
+    """The message names the column and what is wrong with it."""
+    with pytest.raises(TableError) as error:
+        check_table(frame(**columns))
+    assert words in str(error.value)
+
+
+def test_too_few_rows_and_no_rows_are_refused() -> None:
+    """A header without rows and a handful of rows are told apart from other errors."""
+    with pytest.raises(TableError, match="no rows"):
+        check_table(pd.DataFrame({"x": [], "y": []}))
+    with pytest.raises(TableError, match="3 rows .* at least 10"):
+        check_table(pd.DataFrame({"x": [1, 2, 3], "y": [1, 2, 3]}))
+    with pytest.raises(TableError, match="no column to learn from"):
+        check_table(pd.DataFrame({"c": [1] * 20, "y": range(20)}))
