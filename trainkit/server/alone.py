@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from jupyter_core.application import JupyterApp
 from jupyter_server.base.handlers import RedirectWithParams
 from jupyter_server.serverapp import ServerApp
 from tornado.routing import Router
-from traitlets import default
+from traitlets import Bool, default
 
 from trainkit.errors import OptionError
 from trainkit.server.http import UnknownHandler
@@ -25,7 +28,12 @@ class ServerAlone(ServerApp):
     """A Jupyter Server without kernels, contents, terminals, pages and other extensions."""
 
     name = "trainkit"
+    announce_json = Bool(False, config=True, help="Tell the address as one JSON object.")
     default_services = ()  # type: ignore[assignment]  # any number of names
+
+    @default("log_level")
+    def _default_log_level(self) -> int:
+        return logging.WARNING  # what it does is its answers
 
     @default("ip")
     def _default_ip(self) -> str:
@@ -69,6 +77,15 @@ class ServerAlone(ServerApp):
 
     def _bind_http_server(self) -> None:
         super()._bind_http_server()
+        if self.announce_json:
+            told = {
+                "ok": True,
+                "url": self.connection_url,
+                "token": self.identity_provider.token,
+                "pid": os.getpid(),
+            }
+            click.echo(msgspec.json.encode({**told, "root": self.root_dir}))
+            return
         click.echo(
             f"trainkit listens on {self.local_url}\n"
             f"Jobs are under {self.root_dir}. Ctrl-C ends this server; the jobs go on without it."
@@ -88,20 +105,32 @@ def arguments(
     root: str | os.PathLike[str] | None = None,
     token: str | None = None,
     base_url: str = "/",
+    *,
+    announce_json: bool = False,
 ) -> list[str]:
     """Return the command line that stands for the arguments of :func:`trainkit.server.app.serve`.
 
     Raises:
-        OptionError: the root is no folder.
+        OptionError: the root is no folder, or the port is taken.
     """
     folder = Store(root).root
     if not Path(folder).is_dir():
         raise OptionError(f"root: there is no folder {str(folder)!r}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OptionError(
+                f"cannot listen on {host}:{port} ({error.strerror}); if a server runs there already, choose "
+                "another port, or 0 for any free one"
+            ) from None
     given = [
         f"--ServerApp.ip={host}",
         f"--ServerApp.port={port}",
         f"--ServerApp.base_url={base_url}",
         f"--ServerApp.root_dir={folder}",
         f"--TrainkitApp.root={folder}",
+        f"--ServerAlone.announce_json={announce_json}",
     ]
     return given if token is None else [*given, f"--IdentityProvider.token={token}"]

@@ -94,6 +94,8 @@ def serve(
     root: str | os.PathLike[str] | None = None,
     token: str | None = None,
     base_url: str = "/",
+    *,
+    announce_json: bool = False,
 ) -> None:
     """Run the extension alone until Ctrl-C or SIGTERM; its jobs go on without it.
 
@@ -103,12 +105,12 @@ def serve(
         root: the root folder of the jobs; without it ``TRAINKIT_ROOT`` or the current folder.
         token: the token; without it ``JUPYTER_TOKEN``, or one that is made and printed.
         base_url: the path below which the routes are.
+        announce_json: print the address as one JSON object, for programs.
 
     Raises:
-        OptionError: the root is no folder.
-        SystemExit: the port is taken.
+        OptionError: the root is no folder, or the port is taken.
     """
-    argv = arguments(host, port, root, token, base_url)
+    argv = arguments(host, port, root, token, base_url, announce_json=announce_json)
     TrainkitApp.launch_instance(argv)  # type: ignore[no-untyped-call]
 
 
