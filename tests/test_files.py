@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -77,28 +77,17 @@ def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
     second.close()
 
 
-def test_asking_never_keeps_an_owner_out(tmp_path: Path) -> None:
-    """Readers that ask all the time do not make try_lock fail."""
+def test_asking_never_keeps_an_owner_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that asks at just this moment makes try_lock wait a little, not fail."""
     path = tmp_path / "lock"
     path.touch()
-    done = threading.Event()
-
-    def ask() -> None:
-        while not done.is_set():
-            is_locked(path)
-
-    askers = [threading.Thread(target=ask) for _ in range(3)]
-    for asker in askers:
-        asker.start()
-    try:
-        for _ in range(200):
-            lock = try_lock(path)
-            assert lock is not None
-            lock.close()
-    finally:
-        done.set()
-        for asker in askers:
-            asker.join()
+    asks = os.open(path, os.O_RDONLY)
+    fcntl.flock(asks, fcntl.LOCK_SH)
+    monkeypatch.setattr("trainkit.locks.time.sleep", lambda seconds: fcntl.flock(asks, fcntl.LOCK_UN))
+    lock = try_lock(path)
+    assert lock is not None
+    lock.close()
+    os.close(asks)
 
 
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
@@ -275,13 +264,20 @@ def test_an_owner_that_ends_between_two_looks_is_believed(root: Path, monkeypatc
 
 
 def test_a_record_of_another_host_is_never_called_dead(root: Path) -> None:
-    """What cannot be known from here is shown as the record tells it."""
-    files = Store()
+    """What cannot be known from here is shown as the record tells it, with how long it has been silent."""
+    now = [0.0]
+    files = Store(pulse=owners.Pulse(clock=lambda: now[0]))
     files.create(queued("a")).close()
     record = Record(job_id="a", name="a", status=Status.RUNNING, runner="process", pid=1, process_started_at=1.0)
     record.boot_id, record.host = "other", "elsewhere"
     files.write_record(record, durable=False)
-    assert files.observe("a").status is Status.RUNNING
+    assert (files.observe("a").status, files.observe("a").message) == (Status.RUNNING, "")
+    now[0] = 45.0
+    seen = files.observe("a")
+    assert (seen.status, seen.message) == (
+        Status.RUNNING,
+        "no sign of life for 45 s; its host, elsewhere, cannot be asked from here",
+    )
 
 
 def test_a_lock_kept_by_a_stray_child_does_not_keep_a_job_alive(root: Path) -> None:

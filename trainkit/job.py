@@ -20,9 +20,12 @@ from trainkit.errors import (
     JobFailedError,
     JobInterruptedError,
     JobStoppedError,
+    OptionError,
     RunnerError,
     StateError,
+    did_you_mean,
 )
+from trainkit.params import FOLLOWED
 from trainkit.record import Record, Status, to_dict, to_jsonable
 from trainkit.runners import runner
 from trainkit.runners.thread import outcome_of
@@ -242,8 +245,23 @@ class Job:
         return self.state
 
     def set(self, /, **params: Any) -> Status:
-        """Change parameters of the running job from its next step on; ``lr`` and ``weight_decay`` reach the
-        tracked optimizers by themselves.  Returns the job's state."""
+        """Change parameters of the running job from its next step on; return its state.
+
+        ``run.params`` has them then, and ``lr`` and ``weight_decay`` reach the tracked optimizers by themselves.
+
+        Args:
+            **params: parameters of the job, with their new values.
+
+        Raises:
+            OptionError: the job has no parameter of that name.
+        """
+        known = {*self.record.params, *FOLLOWED}
+        for name in params:
+            if name not in known:
+                raise OptionError(
+                    f"job {self.name!r} has no parameter {name!r}{did_you_mean(name, known)}; "
+                    f"parameters: {', '.join(sorted(known))}"
+                )
         return self._ask("set", params=to_jsonable(params))
 
     def checkpoint(self) -> Status:

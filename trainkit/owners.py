@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import socket
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -77,3 +78,29 @@ def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
         return any(running)
     # All known processes gone, yet locked: a child that escaped our fork hook has kept the descriptor.
     return lock and (not running or any(running))
+
+
+class Pulse:
+    """How long a heartbeat has not moved, on the reader's own clock: clocks of two hosts are never compared.
+
+    Args:
+        clock: seconds, from any beginning.
+
+    >>> times = iter([10.0, 25.0, 26.0])
+    >>> pulse = Pulse(clock=lambda: next(times))
+    >>> pulse.silent_s("a", 1.0), pulse.silent_s("a", 1.0), pulse.silent_s("a", 2.0)
+    (0.0, 15.0, 0.0)
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[float | None, float]] = {}
+
+    def silent_s(self, job_id: str, heartbeat_at: float | None) -> float:
+        """Return for how many seconds this reader has seen the same heartbeat."""
+        now = self._clock()
+        before, since = self._seen.get(job_id, (None, now))
+        if before != heartbeat_at:
+            since = now
+        self._seen[job_id] = (heartbeat_at, since)
+        return now - since

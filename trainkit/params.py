@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+#: What changes in every group of a tracked optimizer when it is set on the job.
+FOLLOWED = ("lr", "weight_decay")
+
 
 class Params(Mapping[str, Any]):
     """The parameters of a job as they are now; ``job.set`` changes them between two steps.

@@ -19,7 +19,7 @@ from trainkit.determinism import restore_compute
 from trainkit.devices import best_device, move
 from trainkit.errors import OptionError
 from trainkit.modelfile import exported
-from trainkit.params import Params
+from trainkit.params import FOLLOWED, Params
 from trainkit.place import Place
 from trainkit.record import EndedBy, Phase, to_jsonable
 from trainkit.recorder import Recorder
@@ -405,7 +405,7 @@ class Run:
         self.update_params(**changes)
         for thing in self._tracked.values():
             for group in getattr(thing, "param_groups", []):
-                group.update({name: changes[name] for name in ("lr", "weight_decay") if name in changes})
+                group.update({name: changes[name] for name in FOLLOWED if name in changes})
         self._recorder.event("change", params=dict(changes), before=before)
 
 

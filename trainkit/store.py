@@ -13,12 +13,14 @@ import msgspec
 
 from trainkit.errors import JobExistsError, RecordError, StateError, UnknownJobError, did_you_mean
 from trainkit.locks import FileLock, locked, try_lock
-from trainkit.owners import Process, is_owned
+from trainkit.owners import Process, Pulse, is_owned
 from trainkit.paths import JobPaths, jobs_folder, models_folder
 from trainkit.record import EndedBy, Record, Status, decode, encode
 from trainkit.streams import encode_line, heal, tail, write_all
 
 ROOT_VARIABLE = "TRAINKIT_ROOT"
+#: How long a heartbeat on another host may stand still before that is said.
+SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.
 _LET_GO_S = 5.0
 
@@ -83,13 +85,15 @@ class Store:
 
     Args:
         root: the folder; without it ``TRAINKIT_ROOT``, or the current folder.
+        pulse: the reader's clock for heartbeats of other hosts.
 
     >>> Store("/data").paths("first").model.as_posix()
     '/data/models/first.pt'
     """
 
-    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, pulse: Pulse | None = None) -> None:
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser().absolute()
+        self._pulse = pulse or Pulse()
 
     @classmethod
     def at(cls, root: Store | str | os.PathLike[str] | None) -> Store:
@@ -148,13 +152,25 @@ class Store:
             RecordError: the record is damaged.
         """
         record = self.read(job_id)
-        if record.status.terminal or self.is_owned(record) is not False:
+        if record.status.terminal:
+            return record
+        owned = self.is_owned(record)
+        if owned is None:
+            self._tell_silence(record)
+        if owned is not False:
             return record
         # The owner writes its last record before it frees the lock: what is read now is final.
         record = self.read(job_id)
         if not record.status.terminal and self.is_owned(record) is False:
             _interrupt(record)
         return record
+
+    def _tell_silence(self, record: Record) -> None:
+        silent_s = self._pulse.silent_s(record.job_id, record.heartbeat_at)
+        if silent_s > SILENCE_S:
+            record.message = (
+                f"no sign of life for {silent_s:.0f} s; its host, {record.host}, cannot be asked from here"
+            )
 
     def observe_as_owner(self, job_id: str) -> Record:
         """Return the record for somebody who holds the owner's lock: whoever ran the job is gone."""

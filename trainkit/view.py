@@ -122,7 +122,8 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
         facts=facts,
         numbers=[(name, number(value)) for name, value in paired(record.metrics)],
         actions=actions(record),
-        params=[(name, brief(value)) for name, value in record.params.items()],
+        # What nobody has set says nothing.
+        params=[(name, brief(value)) for name, value in record.params.items() if value not in (None, [], {}, "")],
         fault=fault(record),
     )
 

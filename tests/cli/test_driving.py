@@ -67,10 +67,13 @@ def test_set_changes_parameters_of_the_newest_or_of_a_named_job(
 ) -> None:
     assert trainkit("set", "lr=0.5").stdout == "loop: RUNNING, lr 0.5 from its next step on\n"
     eventually(lambda: job.record.params["lr"] == 0.5)
-    record = json.loads(trainkit("set", job.id, "lr=0.25", "note=slow", "--json").stdout)
+    record = json.loads(trainkit("set", job.id, "lr=0.25", "weight_decay=0.5", "--json").stdout)
     assert record["job_id"] == job.id
-    eventually(lambda: job.record.params == {"lr": 0.25, "note": "slow"})
+    eventually(lambda: job.record.params == {"lr": 0.25, "weight_decay": 0.5})
     assert trainkit("set", job.id).exit_code == 2
+    wrong = trainkit("set", job.id, "lrr=1")
+    assert wrong.exit_code == 2
+    assert "did you mean 'lr'" in wrong.stderr
     assert trainkit("set", job.id, "lr").exit_code == 2
 
 

@@ -207,6 +207,8 @@ def test_pauses_and_goes_on(runner: str, eventually: Eventually) -> None:
 def test_live_changes_reach_the_run(runner: str, eventually: Eventually) -> None:
     """job.set changes run.params between two steps and leaves an event with its step."""
     job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    with pytest.raises(OptionError, match="'pause' .* did you mean 'pause_s'|'pause'; did you mean 'pause_s'"):
+        job.set(pause=1)
     job.set(pause_s=0.001)
     eventually(lambda: any(e["event"] == "change" for e in job.events()))
     change = next(e for e in job.events() if e["event"] == "change")
