@@ -156,12 +156,15 @@ def start(arguments: list[str], url: str, folder: Path, root: Path, environment:
             pass
         if process.poll() is not None or time.monotonic() > give_up_at:
             process.kill()
+            process.wait()
             pytest.fail(f"no server at {url}:\n{log.read_text()}")
         time.sleep(0.05)
 
 
-def jupyter_server(folder: Path, *settings: str, base_url: str = "/") -> RunningServer:
-    """Start a Jupyter Server that has the extension and nothing of JupyterLab."""
+def jupyter_server(
+    folder: Path, *settings: str, base_url: str = "/", app: str = "jupyter_server", alone: bool = True
+) -> RunningServer:
+    """Start a Jupyter Server, with no other extension, or as it is installed here."""
     root = folder / "a root; with 'odd' näme"
     root.mkdir()
     port = free_port()
@@ -169,10 +172,10 @@ def jupyter_server(folder: Path, *settings: str, base_url: str = "/") -> Running
     for other in ("jupyterlab", "jupyter_lsp", "notebook_shim", "notebook", "jupyter_server_terminals"):
         extensions[other] = False
     arguments = [
-        *(sys.executable, "-m", "jupyter_server", "--no-browser", "--allow-root", f"--port={port}"),
+        *(sys.executable, "-m", app, "--no-browser", "--allow-root", f"--port={port}"),
         f"--ServerApp.root_dir={root}",
         f"--ServerApp.base_url={base_url}",
-        f"--ServerApp.jpserver_extensions={extensions}",
+        *([f"--ServerApp.jpserver_extensions={extensions}"] if alone else []),
         *settings,
     ]
     return start(arguments, f"http://127.0.0.1:{port}{base_url}", folder, root, environment_of(folder))

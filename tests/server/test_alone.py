@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -27,16 +27,17 @@ c.ServerApp.ip = "0.0.0.0"
 """
 
 
-def serve(folder: Path, *options: str, port: int | None = None) -> RunningServer:
+def serve(folder: Path, base_url: str = "/") -> RunningServer:
     """Start ``trainkit serve``."""
     root = folder / "root"
     root.mkdir(exist_ok=True)
     (folder / "config").mkdir(exist_ok=True)
     (folder / "config" / "jupyter_server_config.py").write_text(OPEN)
     (folder / "config" / "jupyter_trainkit_config.py").write_text(OPEN)
-    port = port or free_port()
-    arguments = [sys.executable, "-m", "trainkit", "serve", "--port", str(port), "--root", str(root), *options]
-    return start(arguments, f"http://127.0.0.1:{port}/", folder, root, environment_of(folder))
+    port = free_port()
+    arguments = [sys.executable, "-m", "trainkit", "serve", "--port", str(port), "--root", str(root)]
+    arguments += ["--base-url", base_url]
+    return start(arguments, f"http://127.0.0.1:{port}{quote(base_url)}", folder, root, environment_of(folder))
 
 
 @pytest.fixture(scope="module")
