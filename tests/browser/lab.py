@@ -45,7 +45,9 @@ class Lab:
         self.folder = folder
         self.token = secrets.token_hex(16)
         self.root.mkdir(parents=True)
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "JPY_", "TRAINKIT"))}
+        env = {
+            key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "JPY_", "TRAINKIT"))
+        }
         env |= {
             "HOME": str(folder),
             "JUPYTER_CONFIG_DIR": str(folder / "config"),

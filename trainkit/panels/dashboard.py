@@ -14,7 +14,7 @@ from trainkit.listing import jobs
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.monitor import answer, ask
-from trainkit.panels.panel import Panel
+from trainkit.panels.panel import Panel, opening
 from trainkit.panels.series import History, thinned
 from trainkit.store import Store
 
@@ -72,7 +72,7 @@ class Dashboard(Panel):
             if self._all or first:
                 self._all = False
                 found.append(self.everything())
-                self.opening = {"content": found[0][0], "buffers": []}
+                self.opening = opening(found[0])
             elif changed or gone:
                 self._seq += 1
                 content = {"type": "jobs", "all": False, "seq": self._seq, "rows": changed, "gone": gone}

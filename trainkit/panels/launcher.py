@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from trainkit.launching import submit, train
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.forms import FunctionForm, TableForm
 from trainkit.panels.monitor import answer, settle
-from trainkit.panels.panel import Panel, told
+from trainkit.panels.panel import Panel, opening, told
 from trainkit.panels.tables import preview, tables
 from trainkit.runners import RUNNERS
 from trainkit.store import Store
@@ -38,25 +39,18 @@ class Launcher(Panel):
     Args:
         store: where the job goes, and where tables are looked for.
         function: a training function.
-        start: starts a job from the checked values and the runner's name.
     """
 
     kind = traitlets.Unicode("launcher", read_only=True).tag(sync=True)
 
-    def __init__(
-        self,
-        store: Store,
-        function: Callable[..., Any] | None = None,
-        *,
-        start: Callable[..., Job] | None = None,
-    ) -> None:
+    def __init__(self, store: Store, function: Callable[..., Any] | None = None) -> None:
         self.function = function
         self.form: FunctionForm | TableForm = FunctionForm(function) if function is not None else TableForm()
         self.job: Job | None = None
-        self._start = start
         self._feed: JobFeed | None = None
-        self._outbox: list[Message] = []
+        self._outbox: deque[Message] = deque()
         self._starting = False
+        self._was_over = False
         self._table: tuple[str, pd.DataFrame] | None = None
         super().__init__(store)
         self.begin()
@@ -80,18 +74,18 @@ class Launcher(Panel):
 
     def news(self) -> list[Message]:
         """Return answers that took a while, and what is new of the job."""
-        found, self._outbox = self._outbox, []
-        if self._feed is None:
-            return found
-        was_over = self._feed.ended
-        message = self._feed.next()
-        if message is not None:
+        found = [self._outbox.popleft() for _ in range(len(self._outbox))]
+        if self._feed is not None and (message := self._feed.next()) is not None:
             found.append(message)
-        if self._feed.ended and not was_over:
+        return found
+
+    def after_news(self) -> None:
+        """When the job has ended, keep all of it in the widget's state and a picture in the notebook."""
+        over = self.over()
+        if over and not self._was_over and self.job is not None:
             self.publish()
-            if self.job is not None:
-                settle(self, self.job, keep=False)
-        return [] if self._closed else found
+            settle(self, self.job, keep=False)
+        self._was_over = over
 
     def over(self) -> bool:
         """Whether the job that was started has ended."""
@@ -175,16 +169,13 @@ class Launcher(Panel):
         values = self.form.values(texts)
         runner = str(message.get("runner", "thread"))
         name = str(message.get("name") or "").strip() or None
-        if self._start is not None:
-            job = self._start(values, runner=runner, name=name)
-        elif self.function is not None:
+        if self.function is not None:
             job = submit(self.function, runner=runner, name=name, root=self.store, **values)
         else:
             job = self._train(str(message.get("path")), values, runner, name)
-        feed = JobFeed(self.store, job.id)
-        full = feed.full()
-        self.job, self._feed = job, feed
-        self.opening = {"content": full[0], "buffers": full[1]}
+        # For pages that come later, even while the kernel is busy: the job, no longer the form.
+        self.opening = opening(JobFeed(self.store, job.id).full())
+        self.job, self._feed = job, JobFeed(self.store, job.id)
         return {"type": "started", "job_id": job.id}, []
 
     def _train(self, path: str, values: dict[str, Any], runner: str, name: str | None) -> Job:

@@ -34,18 +34,22 @@ class Monitor(Panel):
         self.feed = JobFeed(job.store, job.id)
         self._settles = settles
         super().__init__(job.store)
-        if self.feed.ended:
+        self._was_over = self.feed.ended
+        if self._was_over:
             settle(self, job, keep=True)
         self.begin()
 
     def news(self) -> list[Message]:
-        """Return what is new; at the end, keep all of it in the widget's state."""
-        was_over = self.feed.ended
+        """Return what is new."""
         message = self.feed.next()
-        if self.feed.ended and not was_over:
+        return [] if message is None else [message]
+
+    def after_news(self) -> None:
+        """When the job has ended, keep all of it in the widget's state and a picture in the notebook."""
+        if self.feed.ended and not self._was_over:
             self.publish()
             settle(self, self.job, keep=not self._settles)
-        return [] if message is None or self._closed else [message]
+        self._was_over = self.feed.ended
 
     def everything(self) -> Message:
         """Return the whole job."""

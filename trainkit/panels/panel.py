@@ -56,7 +56,7 @@ class Panel(anywidget.AnyWidget):
         self._guard = threading.RLock()
         self._handles: list[Any] = []
         self._stored: dict[str, Any] | None = None
-        super().__init__(opening=_opening(self.everything()))
+        super().__init__(opening=opening(self.everything()))
         if hasattr(self.comm, "_reply_subshell_for"):
             # ipykernel 7.4 sends what the page says to the shell that published last, which may be busy.
             self.comm._reply_subshell_for = lambda data, default: default
@@ -71,6 +71,9 @@ class Panel(anywidget.AnyWidget):
     def everything(self) -> Message:
         """Return a full message."""
         raise NotImplementedError
+
+    def after_news(self) -> None:
+        """Do what is due once the news are sent."""
 
     def over(self) -> bool:
         """Whether there can be no more news."""
@@ -92,7 +95,7 @@ class Panel(anywidget.AnyWidget):
 
     def publish(self) -> None:
         """Put all there is into the widget's state, for pages that come later."""
-        self.opening = _opening(self.everything())
+        self.opening = opening(self.everything())
 
     def close(self) -> None:
         """Remove the panel from the page and from the kernel."""
@@ -120,10 +123,11 @@ class Panel(anywidget.AnyWidget):
                 self._deliver(answer)
         for message in self.news():
             self._deliver(message)
-        if time.monotonic() - self._said_at > ALIVE_EVERY_S:
-            self._deliver(({"type": "alive"}, []))
+        self.after_news()
         if self._closed:
             return False
+        if time.monotonic() - self._said_at > ALIVE_EVERY_S:
+            self._deliver(({"type": "alive"}, []))
         lively = time.monotonic() < self._lively_until
         return (lively or not self.over()) and not self._unseen()
 
@@ -224,7 +228,8 @@ class Panel(anywidget.AnyWidget):
         threading.Thread(target=context.run, args=(do,), name=f"trainkit-panel-{about}", daemon=True).start()
 
 
-def _opening(message: Message) -> dict[str, Any]:
+def opening(message: Message) -> dict[str, Any]:
+    """Return a message as a widget's state holds it."""
     content, buffers = message
     return {"content": content, "buffers": buffers}
 

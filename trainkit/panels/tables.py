@@ -18,7 +18,20 @@ PREVIEW_ROWS = 6
 _NOT_DATA = frozenset(
     {"artifacts", "models", "node_modules", "__pycache__", "site-packages", "venv", "dist", "build"}
 )
-_TARGETS = ("y", "target", "label", "labels", "class", "outcome")
+#: What people call the column to predict, and what it is called in tables that everybody knows.
+_TARGETS = (
+    "y",
+    "target",
+    "label",
+    "labels",
+    "class",
+    "outcome",
+    "species",
+    "survived",
+    "price",
+    "churn",
+    "diagnosis",
+)
 
 
 def tables(root: Path) -> list[dict[str, Any]]:
@@ -69,7 +82,7 @@ def preview(frame: pd.DataFrame) -> dict[str, Any]:
 def proposed_target(frame: pd.DataFrame) -> str:
     """Return the column that is most likely to be predicted.
 
-    That is one with such a name, else the last one with few values, else the last.
+    That is one with such a name, else the last one with few values and none missing, else the last.
 
     >>> import pandas as pd
     >>> proposed_target(pd.DataFrame({"species": ["a", "b", "a"], "mass": [1.5, 2.5, 3.5]}))
@@ -82,7 +95,8 @@ def proposed_target(frame: pd.DataFrame) -> str:
                 return name
     few = max(2, min(20, len(frame) // 3))
     for name in reversed(names):
-        if frame[name].dtype.kind not in "fM" and 2 <= frame[name].nunique() <= few:
+        column = frame[name]
+        if column.dtype.kind not in "fM" and 2 <= column.nunique() <= few and not column.isna().any():
             return name
     return names[-1]
 

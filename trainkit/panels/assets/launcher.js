@@ -132,7 +132,7 @@ class LauncherView {
     }
     if (this.form.of !== "table") return;
     for (const [name, { field, input }] of this.inputs) {
-      if (plan?.chosen[name] && field.placeholder !== undefined && input.placeholder !== undefined) input.placeholder = plan.chosen[name];
+      if (plan?.chosen[name] && field.placeholder !== undefined && input.placeholder !== undefined) input.placeholder = plan.chosen[name].replace(/^\[|\]$/g, "");
     }
     rebuild(this.plan, [plan?.summary, plan?.warnings], () => (plan ? [h("p", {}, plan.summary), ...plan.warnings.map((warning) => h("p.tk-plan-warning", {}, icon("UNREADABLE"), warning))] : []));
     show(this.plan, Boolean(plan));
@@ -167,9 +167,9 @@ class LauncherView {
     this.preview.replaceChildren(
       h("p.tk-about", {}, `${grouped(found.row_count)} rows, ${found.columns.length} columns. The first ${found.rows.length}:`),
       h("div.tk-scroll", { tabIndex: 0, role: "region", "aria-label": "First rows" }, h("table.tk-sheet", {},
-        h("thead", {}, h("tr", {}, found.columns.map((column) => h("th", { scope: "col", "data-column": column.name },
+        h("thead", {}, h("tr", {}, found.columns.map((column) => h("th", { scope: "col", "data-column": column.name, class: isNumber(column) ? "tk-right" : null },
           h("span.tk-column", {}, column.name), h("span.tk-type", {}, column.type), h("span.tk-type", {}, column.detail), missing(column))))),
-        h("tbody", {}, found.rows.map((row) => h("tr", {}, row.map((value, i) => h("td", { "data-column": found.columns[i].name, class: /number/.test(found.columns[i].type) ? "tk-right" : null },
+        h("tbody", {}, found.rows.map((row) => h("tr", {}, row.map((value, i) => h("td", { "data-column": found.columns[i].name, class: isNumber(found.columns[i]) ? "tk-right" : null },
           value === "" ? h("span.tk-gone", {}, "missing") : value))))))));
     mark();
     show(this.preview, true);
@@ -218,6 +218,10 @@ class LauncherView {
     clearTimeout(this.checking);
     this.monitor?.close();
   }
+}
+
+function isNumber(column) {
+  return column.type.endsWith("number");
 }
 
 function range(field) {
