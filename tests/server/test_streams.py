@@ -101,6 +101,18 @@ def test_the_output_comes_whole_or_by_its_last_lines(server: RunningServer) -> N
     assert first["logs"] + rest["logs"] == whole.decode()
 
 
+@pytest.mark.parametrize("since", [10_000_000, 2**44, 2**53])
+def test_an_offset_behind_the_end_reads_nothing(server: RunningServer, since: int) -> None:
+    """Even where the file system cannot seek that far; it is the offset to go on from."""
+    job = submit(speak)
+    job.wait(10)
+    for stream, empty in (("metrics", []), ("logs", "")):
+        answer = server.get(f"api/train/{stream}", job_id=job.id, since=since).json
+        assert (answer[stream], answer["next"], answer["more"]) == (empty, since, False)
+    far = "-".join(["999999999999999"] * 3)
+    assert list(server_sent_events(server, job.id, far)) == []
+
+
 def test_a_page_follows_a_job_to_its_end(server: RunningServer, start_job: Callable[..., Any]) -> None:
     """Events come while the job runs, `end` is the last, and together they are the files."""
     job = start_job()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -45,17 +46,21 @@ def logs(site: Site, request: LogsRequest) -> LogsAnswer:
 
 
 def _metrics(path: Path, since: int) -> MetricsAnswer:
-    lines, offset = tail(path, since, limit_bytes=PIECE_BYTES)
+    lines, offset = _lines(path, since)
     return MetricsAnswer(metrics=lines, next=offset, more=_size(path) > offset > since)
 
 
+def _lines(path: Path, since: int) -> tuple[list[dict[str, Any]], int]:
+    # An offset behind the end may be farther away than the file system can seek.
+    return tail(path, since, limit_bytes=PIECE_BYTES) if since < _size(path) else ([], since)
+
+
 def _logs(path: Path, since: int) -> LogsAnswer:
-    try:
-        with open(path, "rb") as file:
-            file.seek(since)
-            data = file.read(PIECE_BYTES)
-    except FileNotFoundError:
-        data = b""
+    if since >= _size(path):
+        return LogsAnswer(logs="", next=since, more=False)
+    with open(path, "rb") as file:
+        file.seek(since)
+        data = file.read(PIECE_BYTES)
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data)
     offset = since + len(data) - len(decoder.getstate()[0])  # a character that is not whole yet is left for later
@@ -122,7 +127,7 @@ class Follower:
         if metrics.metrics:
             self.cursor = msgspec.structs.replace(self.cursor, metrics=metrics.next)
             yield "metrics", metrics
-        happened, offset = tail(paths.events, self.cursor.events, limit_bytes=PIECE_BYTES)
+        happened, offset = _lines(paths.events, self.cursor.events)
         if happened:
             self.cursor = msgspec.structs.replace(self.cursor, events=offset)
             yield "events", EventsAnswer(events=happened)
