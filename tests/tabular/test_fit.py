@@ -116,6 +116,8 @@ def test_training_ends_early_when_it_gets_no_better(run: Any) -> None:
     assert len(losses) < 100
     assert losses.index(min(losses)) == len(losses) - 4
     assert model.metrics["val_loss"] == min(losses)
+    best = model.__trainkit_export__()["weights"]
+    assert all(torch.equal(value, best[name]) for name, value in model.network.state_dict().items())
 
 
 def test_the_learning_rate_can_be_changed_while_it_runs(run: Any) -> None:
