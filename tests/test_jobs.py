@@ -309,3 +309,20 @@ def test_every_error_is_a_trainkit_error() -> None:
     assert all(issubclass(thing, TrainkitError) for thing in found)
     with warnings.catch_warnings():
         assert isinstance(errors.TableError("x", path="p", line=3), ValueError)
+
+
+def test_a_small_table_computes_in_one_thread_and_leaves_the_notebook_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit on threads is that of the job's thread alone, while it trains."""
+    from trainkit.tabular import fit
+
+    seen = []
+    step = fit.train_step
+    monkeypatch.setattr(fit, "train_step", lambda *args: (seen.append(torch.get_num_threads()), step(*args))[1])
+    before = torch.get_num_threads()
+    job = tk.train(epochs=1, hidden=8)
+    while not job.done():
+        assert torch.get_num_threads() == before
+    job.result()
+    assert set(seen) == {1}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,6 +20,7 @@ from trainkit.tabular.features import learn
 from trainkit.tabular.feeding import Batches, split
 from trainkit.tabular.metrics import classification_metrics, regression_metrics
 from trainkit.tabular.model import Shape, TableModel, Target
+from trainkit.tabular.network import TableNet
 from trainkit.tabular.options import check_options
 from trainkit.tabular.plan import Plan, check_table
 from trainkit.tabular.read import open_table
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 WEIGHT_DECAY = 1e-3
 HIDDEN_SHARE = 0.05  # of the values, hidden in training
 WARM_UP = 0.1  # of all steps
+MANY_MULTIPLICATIONS = 100_000_000  # per step; about 5 ms on one core
 MANY_ROWS = 10_000  # from here on a few wide members do as well as many small ones, and are quicker
 
 
@@ -72,25 +76,39 @@ def fit(run: Run, data: pd.DataFrame | str | Path | None = None, **options: Any)
     run.best("val_loss", "min")
     total_steps = params["epochs"] * len(batches)
 
-    for epoch in run.epochs(params["epochs"]):
-        model.network.train()
-        for batch in run.batches(batches):
-            step = run.step - 1
-            lr = run.params["lr"] * one_cycle(step / total_steps)
-            loss = train_step(model, optimizer, batch, lr)
-            if step % told.log_every == 0:
-                run.log(loss=loss, lr=lr)
-        with run.phase("validating"):
-            metrics: dict[str, Any] = validate(model, validation)
-            run.log(**metrics)
-        if stopping.is_best(metrics["val_loss"], epoch):
-            model.keep_best(metrics)
-        elif stopping.is_over(epoch):
-            run.end_early("early_stopping", f"no better since epoch {stopping.best_epoch + 1}; {plan.summary}")
+    with threads_for(model.network, params["batch_size"]):
+        for epoch in run.epochs(params["epochs"]):
+            model.network.train()
+            for batch in run.batches(batches):
+                step = run.step - 1
+                lr = run.params["lr"] * one_cycle(step / total_steps)
+                loss = train_step(model, optimizer, batch, lr)
+                if step % told.log_every == 0:
+                    run.log(loss=loss, lr=lr)
+            with run.phase("validating"):
+                metrics: dict[str, Any] = validate(model, validation)
+                run.log(**metrics)
+            if stopping.is_best(metrics["val_loss"], epoch):
+                model.keep_best(metrics)
+            elif stopping.is_over(epoch):
+                run.end_early("early_stopping", f"no better since epoch {stopping.best_epoch + 1}; {plan.summary}")
 
     model.use_best()
     model.network.eval()
     return model
+
+
+def threads_for(network: TableNet, batch_size: int) -> AbstractContextManager[object]:
+    """Compute small steps in one thread: handing them out costs more than they take.
+
+    With two threads beside another busy process such steps took ten times as long.  The limit is that of the
+    calling thread alone; what else runs in the process keeps its own.
+    """
+    weights = sum(weight.numel() for weight in network.weights)
+    multiplications = 3 * len(network.signs) * batch_size * weights  # forwards, and twice backwards
+    if multiplications > MANY_MULTIPLICATIONS:
+        return nullcontext()
+    return threadpool_limits(limits=1, user_api="openmp")
 
 
 def train_step(
