@@ -398,11 +398,15 @@ def test_asking_the_model_while_it_learns_disturbs_nothing(root: Path, eventuall
     job = tk.submit(fit)
     asked = []
     eventually(lambda: job.record.step > 0)
+    first = job.snapshot()
+    as_it_was = first.model.weight.clone()
     while not job.done():
         snapshot = job.snapshot()
         asked.append((snapshot.step, snapshot.source))
         assert job.predict(torch.ones(2, 3)).shape == (2, 1)
     assert torch.equal(job.result().weight, quiet.weight)
+    assert first.source == "live"
+    assert torch.equal(first.model.weight, as_it_was), "a copy does not learn on"
     live = [step for step, source in asked if source == "live"]
     assert live, asked
     assert live == sorted(live)
