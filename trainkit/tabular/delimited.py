@@ -67,9 +67,10 @@ class _Delimited:
         if self.quoted:
             self._check_quotes()
         else:
-            blank = BLANK_LINE.search(self.data, 0, self.stop)
-            if blank is not None:
-                raise self._blank_line(blank.start() + 1)
+            # bytes.find is ten times as fast here as the regular expression.
+            blanks = [self.data.find(pair, 0, self.stop) for pair in (b"\n\n", b"\n\r", b"\r\r")]
+            if max(blanks) >= 0:
+                raise self._blank_line(min(blank for blank in blanks if blank >= 0) + 1)
         _, self.names, end = next(self.rows())
         self._check_names()
         if end >= self.stop:
