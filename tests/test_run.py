@@ -54,6 +54,18 @@ def test_non_finite_losses_are_kept_and_never_best(root: Path) -> None:
     assert job.status()["metrics"]["val_loss"] == math.inf
 
 
+def test_a_loss_that_is_not_finite_is_told_once_with_what_to_do(root: Path) -> None:
+    """Divergence is a warning with its step, not one per step."""
+
+    def fit(run: Any) -> None:
+        for value in (1.0, math.nan, math.inf):
+            run.log(loss=value)
+
+    job = tk.submit(fit)
+    job.result()
+    assert [text.split(":")[0] for text in warnings_of(job)] == ["the loss is not finite since step 2"]
+
+
 def test_the_watched_metric_can_be_chosen(root: Path) -> None:
     """run.best names the metric and its direction; anything but min or max is refused."""
 

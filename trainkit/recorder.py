@@ -7,6 +7,7 @@ once and durably, by whoever makes them.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -69,6 +70,7 @@ class Recorder:
         self._written = b""
         self._speed: deque[tuple[float, int]] = deque()
         self._complained: set[str] = set()
+        self._diverged = False
 
     # --- what the owner says ---------------------------------------------------------------------
 
@@ -210,6 +212,8 @@ class Recorder:
             self.record.metrics = {**self.record.metrics, **numbers}
             if "loss" in numbers:
                 self.record.loss = numbers["loss"]
+                if not math.isfinite(numbers["loss"]):
+                    self._warn_of_divergence(step)
             metric, mode = self.watched
             if metric in numbers:
                 self._watch(metric, mode, numbers[metric], step, epoch)
@@ -231,6 +235,14 @@ class Recorder:
             if key != name:
                 self.warn(f"run.log({name}=...): the name is taken in the metrics file; it is written as {key!r}")
         return numbers
+
+    def _warn_of_divergence(self, step: int) -> None:
+        if not self._diverged:
+            self._diverged = True
+            self.warn(
+                f"the loss is not finite since step {step}: what is learnt from here on is lost. "
+                "Try a lower lr, clip the gradients, or look for missing or huge values in the data"
+            )
 
     def _watch(self, metric: str, mode: str, value: float, step: int, epoch: int) -> None:
         best = self.record.best
