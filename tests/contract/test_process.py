@@ -1,0 +1,137 @@
+"""What the process runner promises besides: it outlives its notebook, and leaves nobody behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import trainkit as tk
+from trainkit.record import Status
+
+Eventually = Callable[..., None]
+
+
+def test_it_outlives_the_interrupt_and_the_death_of_its_notebook(root: Path, eventually: Eventually) -> None:
+    """Ctrl-C and SIGKILL to the notebook's whole process group do not reach the job."""
+    script = """
+        import time, trainkit as tk
+        def fit(run):
+            import time
+            while True:
+                time.sleep(0.002)
+                run.log(loss=1.0)
+        job = tk.submit(fit, runner="process", job_id="survivor")
+        time.sleep(600)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], start_new_session=True, stderr=subprocess.DEVNULL
+    ) as notebook:
+        eventually(lambda: [job.id for job in tk.jobs("running") if job.record.step] == ["survivor"])
+        os.killpg(notebook.pid, signal.SIGINT)
+        os.killpg(notebook.pid, signal.SIGKILL)
+    job = tk.attach("survivor")
+    at = job.record.step
+    eventually(lambda: job.record.step > at)
+    assert job.state is Status.RUNNING
+    job.stop()
+    assert job.wait(10) is Status.STOPPED
+
+
+@pytest.mark.parametrize("ending", ["kill", "sigkill", "exit"])
+def test_no_process_is_left_behind(root: Path, eventually: Eventually, ending: str) -> None:
+    """Whatever a job started, in its own session too, is gone when the job is: killed, dead, or ended early."""
+
+    def fit(run: Any, note: str, leaves: bool) -> None:
+        import json
+        import os
+        import subprocess
+        import sys
+        import time
+        from pathlib import Path
+
+        sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+        children = [subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)]
+        Path(note).with_suffix(".tmp").write_text(json.dumps([child.pid for child in children]))
+        os.replace(Path(note).with_suffix(".tmp"), note)
+        if leaves:
+            os._exit(3)
+        while True:
+            time.sleep(0.01)
+
+    note = root / "children.json"
+    job = tk.submit(fit, runner="process", note=str(note), leaves=ending == "exit")
+    eventually(note.exists)
+    children = [psutil.Process(pid) for pid in json.loads(note.read_text()) if psutil.pid_exists(pid)]
+    if ending == "kill":
+        assert job.kill() is Status.STOPPED
+    elif ending == "sigkill":
+        pid = job.record.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    assert job.wait(10) is (Status.STOPPED if ending == "kill" else Status.INTERRUPTED)
+    gone_by = time.monotonic() + 1.0
+    eventually(lambda: not any(is_alive(child) for child in children), within_s=5)
+    assert time.monotonic() < gone_by
+    if ending == "exit":
+        assert job.record.message == "its process ended with exit code 3 and without a word"
+        assert job.record.ended_by == "lost"
+    if ending == "sigkill":
+        assert job.record.ended_by == "signal"
+        assert job.record.error is not None
+        assert job.record.error.type == "SIGKILL"
+
+
+def is_alive(child: psutil.Process) -> bool:
+    """Whether a process still runs; a zombie does not."""
+    try:
+        return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_killed_supervisor_does_not_end_the_training(root: Path, eventually: Eventually) -> None:
+    """The worker goes on, still owned, and ends truthfully by itself."""
+
+    def fit(run: Any) -> int:
+        import time
+
+        for _ in run.epochs(1):
+            for _ in run.batches(range(150)):
+                time.sleep(0.01)
+                run.log(loss=1.0)
+        return 5
+
+    job = tk.submit(fit, runner="process")
+    eventually(lambda: job.record.step > 0)
+    handle = job.store.handle(job.id)
+    assert handle is not None
+    os.kill(handle.processes[0].pid, signal.SIGKILL)
+    at = job.record.step
+    eventually(lambda: job.record.step > at + 5)
+    assert job.state is Status.RUNNING
+    assert job.result(timeout=30) == 5
+
+
+def test_a_segmentation_fault_is_told(root: Path) -> None:
+    """The signal that ended the process is in the record."""
+
+    def fit(run: Any) -> None:
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    job = tk.submit(fit, runner="process")
+    assert job.wait(20) is Status.INTERRUPTED
+    assert "SIGSEGV" in job.record.message
