@@ -160,7 +160,8 @@ class Notebook:
     def ready(self) -> None:
         """Wait until the notebook is there and its kernel answers."""
         self.page.wait_for_function(
-            f"() => window.jupyterapp && {_NOTEBOOK}?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
+            f"() => window.jupyterapp"
+            f" && {_NOTEBOOK}?.sessionContext?.session?.kernel?.connectionStatus === 'connected'"
             f" && {_NOTEBOOK}.content?.widgets?.length"
         )
         self.page.evaluate(
@@ -171,9 +172,9 @@ class Notebook:
     def run(self, index: int, *, wait: bool = True) -> None:
         """Run a cell; its errors are ours."""
         self.page.evaluate(
-            "([i, wait]) => { const nb = %s.content; nb.activeCellIndex = i; nb.deselectAll();"
-            " const done = window.jupyterapp.commands.execute('notebook:run-cell'); return wait ? done.then(() => 1) : 1 }"
-            % _NOTEBOOK,
+            f"([i, wait]) => {{ const nb = {_NOTEBOOK}.content; nb.activeCellIndex = i; nb.deselectAll();"
+            " const done = window.jupyterapp.commands.execute('notebook:run-cell');"
+            " return wait ? done.then(() => 1) : 1; }",
             [index, wait],
         )
         if wait:

@@ -19,6 +19,7 @@ class Page:
         self.buffers: list[list[bytes]] = []
         self._eventually = eventually
         panel.send = self._take
+        panel.begin()
 
     def _take(self, content: dict[str, Any], buffers: list[bytes] | None = None) -> None:
         self.sent.append(content)

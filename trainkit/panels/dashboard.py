@@ -45,7 +45,6 @@ class Dashboard(Panel):
         self._curves_changed = False
         self._open: tuple[Job, JobFeed] | None = None
         super().__init__(store)
-        self.begin()
 
     def everything(self) -> Message:
         """Return all rows."""

@@ -53,7 +53,6 @@ class Launcher(Panel):
         self._was_over = False
         self._table: tuple[str, pd.DataFrame] | None = None
         super().__init__(store)
-        self.begin()
 
     def everything(self) -> Message:
         """Return the form, or the whole job once there is one."""

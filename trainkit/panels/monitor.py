@@ -37,7 +37,6 @@ class Monitor(Panel):
         self._was_over = self.feed.ended
         if self._was_over:
             settle(self, job, keep=True)
-        self.begin()
 
     def news(self) -> list[Message]:
         """Return what is new."""

@@ -40,6 +40,8 @@ class Panel(anywidget.AnyWidget):
     """
 
     kind = traitlets.Unicode(read_only=True).tag(sync=True)
+    #: The style sheet lays out; a layout would be a second widget for every panel.
+    layout = traitlets.Any(None, allow_none=True)
     #: A full message: what a page draws before it has heard anything else.
     opening = traitlets.Dict().tag(sync=True)
 
@@ -52,14 +54,11 @@ class Panel(anywidget.AnyWidget):
         self._asked_at: float | None = None
         self._inbox: list[dict[str, Any]] = []
         self._lively_until = 0.0
-        self._closed = False
+        self._closed = self._drawn = False
         self._guard = threading.RLock()
         self._handles: list[Any] = []
         self._stored: dict[str, Any] | None = None
         super().__init__(opening=opening(self.everything()))
-        if hasattr(self.comm, "_reply_subshell_for"):
-            # ipykernel 7.4 sends what the page says to the shell that published last, which may be busy.
-            self.comm._reply_subshell_for = lambda data, default: default
         self.on_msg(self._receive)
 
     # --- for subclasses --------------------------------------------------------------------------
@@ -89,8 +88,17 @@ class Panel(anywidget.AnyWidget):
 
     # --- the life of a panel ---------------------------------------------------------------------
 
+    def open(self) -> None:
+        """Make the widget known to the front end, if there is one; nbclient would store it in the notebook."""
+        if self.comm is None and not self._closed and attached():
+            super().open()
+            self._drawn = True
+            if hasattr(self.comm, "_reply_subshell_for"):
+                # ipykernel 7.4 sends what the page says to the shell that published last, which may be busy.
+                self.comm._reply_subshell_for = lambda data, default: default
+
     def begin(self) -> None:
-        """Stay fresh from now on."""
+        """Stay fresh from now on; called when the panel is displayed."""
         refresher.add(self)
 
     def publish(self) -> None:
@@ -102,10 +110,7 @@ class Panel(anywidget.AnyWidget):
         if not self._closed:
             self._closed = True
             refresher.remove(self)
-            layout = self.layout
             super().close()
-            if layout is not None:
-                layout.close()
 
     def refresh(self) -> bool:
         """Send what is new; called by the refresher."""
@@ -173,17 +178,20 @@ class Panel(anywidget.AnyWidget):
     def _ipython_display_(self) -> None:
         from IPython.display import DisplayHandle
 
+        self.open()
         with self._guard:
             handle: Any = DisplayHandle()  # type: ignore[no-untyped-call]
             handle.display(self._bundle(), raw=True)
             self._handles.append(handle)
+        if self.comm is not None and not self._closed:
+            self.begin()
 
     def _bundle(self) -> dict[str, Any]:
         """Return what the notebook stores now, by MIME type."""
+        if not self._drawn:
+            return {"text/plain": self.text()}
         if self._stored is not None:
             return self._stored
-        if self._closed or not attached():
-            return {"text/plain": self.text()}
         bundle: Any = super()._repr_mimebundle_()
         return {**(bundle[0] if isinstance(bundle, tuple) else bundle), "text/plain": self.text()}
 

@@ -1,0 +1,259 @@
+"""The promises of the panels, kept in a real JupyterLab with a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, expect
+
+from trainkit.record import Record, Status
+from trainkit.store import Store
+
+from .lab import Lab, Notebook
+
+Opened = Callable[[list[str]], Notebook]
+
+FIT = """
+import time, trainkit as tk
+def fit(run, hidden: int = 64, epochs: int = 1000, pause_s: float = 0.01):
+    for epoch in run.epochs(epochs):
+        for batch in run.batches(range(20)):
+            time.sleep(pause_s)
+            run.log(loss=1.0 / run.step)
+        run.log(val_loss=1.1 / run.step)
+        print("epoch", epoch, "done")
+"""
+pytestmark = pytest.mark.timeout(240)
+
+
+def step(panel: Locator) -> int:
+    """Read the step that a monitor shows."""
+    found = re.search(r"step (\d+)", panel.locator(".tk-where").inner_text())
+    return int(found[1]) if found else 0
+
+
+def until(condition: Callable[[], Any], within_s: float = 30.0) -> None:
+    give_up_at = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < give_up_at, f"not within {within_s:g} s"
+        time.sleep(0.05)
+
+
+def pixels(panel: Locator) -> str:
+    """Return what the first chart of a panel has drawn."""
+    return str(panel.locator("canvas").first.evaluate("canvas => canvas.toDataURL()"))
+
+
+def state(panel: Locator, *names: str) -> None:
+    """Expect a panel to show one of these states."""
+    expect(panel.locator(".tk-state").first).to_have_text(re.compile("|".join(names)), timeout=30_000)
+
+
+def test_watching_a_job_to_its_end(notebook: Opened) -> None:
+    """A job at the end of a cell: its chart moves; at its end a picture is stored, and is small."""
+    nb = notebook([FIT, "job = tk.submit(fit, epochs=20)\njob"])
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-monitor")
+    state(panel, "Running")
+    until(lambda: panel.locator("canvas").count() and step(panel) > 5)
+    before, drawn = step(panel), pixels(panel)
+    until(lambda: step(panel) > before and pixels(panel) != drawn)
+    panel.locator(".tk-plot").first.hover(position={"x": 200, "y": 60})
+    expect(panel.locator(".tk-at").first).to_have_text(re.compile(r"step \d"))
+    expect(nb.output(1).locator("img")).to_have_count(1, timeout=60_000)
+    (stored,) = nb.outputs(1)
+    assert sorted(stored["data"]) == ["text/html", "text/plain"]
+    assert "Completed" in nb.output(1).inner_text()
+    nb.save()
+    size = len(json.dumps(nb.outputs(1)))
+    assert size < 30_000, "ten such outputs must stay below 300 KB"
+
+
+def test_a_click_works_while_the_kernel_is_busy(notebook: Opened) -> None:
+    """Stop takes effect within a second while another cell computes, and the panel shows it."""
+    nb = notebook([FIT, "job = tk.submit(fit)\njob", "began = time.time()\nwhile time.time() - began < 12: pass"])
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-monitor")
+    state(panel, "Running")
+    job_id = Store(nb.lab.root).job_ids()
+    nb.run(2, wait=False)
+    before = step(panel)
+    until(lambda: step(panel) > before)
+    store = Store(nb.lab.root)
+    newest = max(job_id, key=lambda each: store.read(each).created_at)
+    panel.get_by_role("button", name="Stop").click()
+    clicked = time.monotonic()
+    until(lambda: store.read(newest).status in (Status.STOPPING, Status.STOPPED))
+    took_s = time.monotonic() - clicked
+    busy = nb.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
+    assert took_s < 1.0
+    assert busy == "busy"
+    expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
+
+
+def test_a_reload_and_a_restart(notebook: Opened) -> None:
+    """After a reload the panel is alive; after a restart it says so, goes on by HTTP, and one call brings it back."""
+    nb = notebook([FIT, "job = tk.submit(fit, runner='process')\njob", "import trainkit as tk\ntk.attach()"])
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-monitor")
+    until(lambda: step(panel) > 2)
+    nb.save()
+    nb.page.reload()
+    nb.ready()
+    panel = nb.output(1).locator(".tk-monitor")
+    expect(panel).to_be_visible(timeout=30_000)
+    before = step(panel)
+    until(lambda: step(panel) > before)
+
+    nb.restart_kernel()
+    expect(panel.get_by_role("alert").filter(has_text="kernel")).to_contain_text("tk.attach(")
+    before = step(panel)
+    until(lambda: step(panel) > before)  # by HTTP, from the files
+    nb.run(2)
+    again = nb.output(2).locator(".tk-monitor")
+    until(lambda: again.locator("canvas").count() and step(again) > 0)
+    again.get_by_role("button", name="Stop").click()
+    expect(nb.output(2)).to_contain_text("Stopped", timeout=30_000)
+    state(panel, "Stopped")
+
+
+def test_launching_from_the_form(notebook: Opened) -> None:
+    """The form shows what is wrong, starts the job, and becomes its monitor."""
+    nb = notebook([FIT, "tk.launcher(fit)"])
+    nb.run(0)
+    nb.run(1)
+    form = nb.output(1).locator(".tk-launcher")
+    hidden = form.get_by_label("hidden")
+    hidden.fill("many")
+    expect(form.locator(".tk-problem").first).to_contain_text("whole number")
+    hidden.fill("128")
+    expect(form.locator(".tk-problem").first).to_be_hidden()
+    form.get_by_label("Name").fill("from the <b>form</b>")
+    form.get_by_role("button", name="Start training").click()
+    panel = nb.output(1).locator(".tk-monitor")
+    state(panel, "Running")
+    expect(panel.locator(".tk-name")).to_have_text("from the <b>form</b>")
+    expect(panel.locator(".tk-params")).to_contain_text("128")
+    until(lambda: step(panel) > 2)
+    panel.get_by_role("button", name="Stop").click()
+    expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
+
+
+def many_jobs(root: Lab, count: int) -> None:
+    """Write jobs that are over, as their owners would have left them."""
+    store = Store(root.root)
+    for number in range(count):
+        record = Record(
+            job_id=f"many{number:05d}",
+            name=f"sweep {number}",
+            status=[Status.COMPLETED, Status.STOPPED, Status.FAILED][number % 3],
+            runner="process",
+            metrics={"loss": number / 1000},
+            progress=100.0,
+            created_at=1_700_000_000.0 + number,
+        )
+        store.create(record).close()
+        rows = [f'{{"attempt":1,"step":{step},"loss":{number + step}}}' for step in range(1, 30)]
+        store.paths(record.job_id).metrics.write_text("\n".join(rows) + "\n")
+
+
+def test_a_dashboard_with_a_thousand_jobs(notebook: Opened, lab: Lab) -> None:
+    """Quick to filter and sort; curves over each other; a job is opened; one is deleted, after a question."""
+    many_jobs(lab, 1000)
+    nb = notebook(["import trainkit as tk\ntk.dashboard()"])
+    nb.run(0)
+    board = nb.output(0).locator(".tk-dashboard")
+    rows = board.locator(".tk-sizer .tk-tr:visible")
+    expect(board.locator(".tk-count")).to_contain_text(re.compile(r"1.?0\d\d jobs"), timeout=30_000)
+    assert rows.count() < 30, "only the rows that are seen are in the page"
+    board.get_by_label("Filter jobs").fill("many0077")
+    expect(board.locator(".tk-count")).to_contain_text("10 of")
+    board.get_by_role("button", name="Name").click()
+    expect(rows.first.locator(".tk-link")).to_have_text("sweep 770")
+    for name in ("sweep 770", "sweep 773"):
+        board.get_by_label(f"Select {name}", exact=True).check()
+    expect(board.locator(".tk-curves .tk-line-name")).to_have_text(["sweep 770", "sweep 773"])
+    expect(board.locator(".tk-curves canvas")).to_have_count(1)
+    board.get_by_role("button", name="sweep 771").click()
+    expect(board.locator(".tk-monitor .tk-name")).to_have_text("sweep 771")
+    expect(board.locator(".tk-monitor canvas")).to_have_count(1)
+    board.get_by_role("button", name="Back to all jobs").click()
+    board.get_by_role("button", name="Clear").click()
+    board.get_by_label("Select sweep 772", exact=True).check()
+    board.get_by_role("button", name="Delete").click()
+    question = board.get_by_role("alertdialog")
+    expect(question).to_contain_text("Delete sweep 772, with its metrics")
+    store = Store(lab.root)
+    assert "many00772" in store.job_ids()
+    question.get_by_role("button", name="Delete sweep 772").click()
+    until(lambda: "many00772" not in store.job_ids())
+    expect(board.locator(".tk-count")).to_contain_text("9 of")
+
+
+def luminance(colour: str) -> float:
+    red, green, blue = (int(each) for each in re.findall(r"\d+", colour)[:3])
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255
+
+
+def test_the_theme_is_followed_live(notebook: Opened) -> None:
+    """Switching JupyterLab to dark turns an open panel dark, its canvas too; and back."""
+    nb = notebook([FIT, "job = tk.submit(fit)\njob"])
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-panel")
+    until(lambda: panel.locator("canvas").count() and step(panel) > 2)
+    panel.get_by_role("button", name="Pause").click()
+    state(panel, "Paused")
+
+    def look() -> tuple[float, float, str]:
+        style = "name => element => getComputedStyle(element)[name]"
+        back = panel.evaluate(f"(element) => ({style})('backgroundColor')(element)")
+        text = panel.locator(".tk-name").evaluate(f"(element) => ({style})('color')(element)")
+        return luminance(back), luminance(text), pixels(panel)
+
+    light = look()
+    assert light[0] > 0.9
+    assert light[1] < 0.3
+    nb.theme("JupyterLab Dark")
+    until(lambda: look()[0] < 0.2 and look()[2] != light[2])
+    dark = look()
+    assert dark[1] > 0.8
+    nb.theme("JupyterLab Light")
+    until(lambda: look()[0] > 0.9 and look()[2] != dark[2])
+    panel.get_by_role("button", name="Stop").click()
+    expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
+
+
+def test_by_keyboard_alone(notebook: Opened) -> None:
+    """Buttons are reached by Tab, values read by arrow keys; everything has a name for a screen reader."""
+    nb = notebook([FIT, "job = tk.submit(fit)\njob"])
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-panel")
+    until(lambda: panel.locator("canvas").count() and step(panel) > 2)
+    plot = panel.locator(".tk-plot").first
+    plot.focus()
+    nb.page.keyboard.press("ArrowRight")
+    expect(panel.locator(".tk-at").first).to_have_text("step 1")
+    nb.page.keyboard.press("+")
+    expect(panel.get_by_role("button", name="Reset zoom").first).to_be_visible()
+    nb.page.keyboard.press("Escape")
+    expect(panel.get_by_role("button", name="Reset zoom")).to_have_count(0)
+    unnamed = panel.evaluate(
+        "panel => [...panel.querySelectorAll('button, input, select')].filter(each =>"
+        " !(each.innerText || each.getAttribute('aria-label') || each.labels?.length)).length"
+    )
+    assert unnamed == 0
+    panel.get_by_role("button", name="Pause").focus()
+    nb.page.keyboard.press("Tab")
+    nb.page.keyboard.press("Tab")
+    nb.page.keyboard.press("Enter")
+    expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)

@@ -1,0 +1,131 @@
+"""The displays of a job in a real kernel: with a front end that draws panels, and without one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+FIT = """
+import time, threading, trainkit as tk
+def fit(run, epochs=3):
+    for epoch in run.epochs(epochs):
+        for batch in run.batches(range(5)):
+            time.sleep(0.02)
+            run.log(loss=1.0 / run.step)
+def panels():
+    return [thread.name for thread in threading.enumerate() if thread.name == "trainkit-panels"]
+"""
+
+
+class Kernel:
+    """A kernel, and what it says on its public channel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.manager = KernelManager(kernel_name="python3")
+        root = folder / "root"
+        root.mkdir()
+        env = {**os.environ, "TRAINKIT_ROOT": str(root), "TRAINKIT_QUEUE": str(folder / "queue")}
+        self.manager.start_kernel(env=env)
+        self.client = self.manager.client()
+        self.client.start_channels()
+        self.client.wait_for_ready(timeout=60)
+
+    def run(self, code: str, *, front_end: bool, until: str = "status") -> list[dict[str, Any]]:
+        """Run a cell the way a front end sends it, or the way nbclient does.
+
+        Args:
+            code: of the cell.
+            front_end: whether the request names its cell, as JupyterLab's do.
+            until: the type of the message to wait for; ``status`` is the end of the cell.
+        """
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        metadata = {"cellId": "a-cell", "recordTiming": False} if front_end else {}
+        request = self.client.session.msg("execute_request", content, metadata=metadata)
+        self.client.shell_channel.send(request)
+        found = []
+        give_up_at = time.monotonic() + 60
+        while time.monotonic() < give_up_at:
+            message = self.client.get_iopub_msg(timeout=60)
+            found.append({"type": message["msg_type"], **message["content"]})
+            assert message["msg_type"] != "error", message["content"]["traceback"]
+            idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+            mine = message["parent_header"].get("msg_id") == request["header"]["msg_id"]
+            if (idle and mine) if until == "status" else (message["msg_type"] == until):
+                return found
+        raise TimeoutError(f"no {until} within 60 s")
+
+    def close(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager.cleanup_resources()
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    kernel = Kernel(tmp_path_factory.mktemp("kernel"))
+    yield kernel
+    kernel.close()
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning:zmq", "ignore::ResourceWarning")
+
+
+def of(messages: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [message for message in messages if message["type"] == kind]
+
+
+def test_text_without_a_front_end(kernel: Kernel) -> None:
+    """nbclient, nbval and papermill get text that two equal runs share, and no widget."""
+    kernel.run(FIT, front_end=False)
+    messages = kernel.run("job = tk.submit(fit)\njob", front_end=False)
+    (shown,) = of(messages, "display_data")
+    assert shown["data"] == {
+        "text/plain": "fit: in the background, in a thread\n  epochs=3\n"
+        "  job.wait() waits until it has ended; job.state, job.metrics() and job.stop() work meanwhile"
+    }
+    assert not of(messages, "comm_open")
+    (ended,) = of(kernel.run("job.wait()\njob", front_end=False), "display_data")
+    assert ended["data"]["text/plain"].startswith("fit: COMPLETED · epoch 3/3 · step 15/15")
+    for call in ("tk.dashboard()", "tk.launcher(fit)", "tk.launcher()", "job.panel()"):
+        messages = kernel.run(call, front_end=False)
+        assert [sorted(each["data"]) for each in of(messages, "display_data")] == [["text/plain"]]
+        assert not of(messages, "comm_open")
+    (told,) = of(kernel.run("print(panels())", front_end=False), "stream")
+    assert told["text"] == "[]\n"
+
+
+def test_a_panel_and_then_a_picture(kernel: Kernel) -> None:
+    """A front end gets a live panel; when the job ends, its output becomes HTML and text, and the widget goes."""
+    kernel.run(FIT, front_end=True)
+    messages = kernel.run("job = tk.submit(fit)\njob", front_end=True, until="update_display_data")
+    (shown,) = of(messages, "display_data")
+    assert "application/vnd.jupyter.widget-view+json" in shown["data"]
+    assert shown["data"]["text/plain"].startswith("fit: in the background")
+    (update,) = of(messages, "update_display_data")
+    assert update["transient"]["display_id"] == shown["transient"]["display_id"]
+    assert sorted(update["data"]) == ["text/html", "text/plain"]
+    opened = {message["comm_id"] for message in of(messages, "comm_open")}
+    closed: set[str] = set()
+    after = kernel.run("time.sleep(0.3); left = panels()", front_end=True)
+    closed |= {message["comm_id"] for message in [*of(messages, "comm_close"), *of(after, "comm_close")]}
+    assert closed == opened
+    (told,) = of(kernel.run("print(left)", front_end=True), "stream")
+    assert told["text"] == "[]\n"
+
+
+def test_updates_come_while_a_cell_is_busy(kernel: Kernel) -> None:
+    """The panel moves while the kernel computes, and says no more than four things a second."""
+    kernel.run(FIT, front_end=True)
+    kernel.run("job = tk.submit(fit, epochs=1000)\njob", front_end=True)
+    messages = kernel.run("began = time.time()\nwhile time.time() - began < 2: sum(range(1000))", front_end=True)
+    custom = [each for each in of(messages, "comm_msg") if each["data"]["method"] == "custom"]
+    assert 3 <= len(custom) <= 11
+    steps = [each["data"]["content"].get("card", {}).get("headline") for each in custom]
+    assert len(set(steps)) >= 3
+    kernel.run("job.stop(); job.wait()", front_end=True)
