@@ -253,6 +253,7 @@ def test_wrong_options_start_nothing(session_server: RunningServer, fields: dict
         "stat=RUNNING",
         "limit=1&limit=2",
         "state=%ff",
+        "state=null",
     ],
 )
 def test_a_query_that_cannot_be_is_400(session_server: RunningServer, query: str) -> None:

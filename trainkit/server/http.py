@@ -265,14 +265,19 @@ def read(
         if name not in known:
             hint = did_you_mean(name[:80], known) or "."
             raise RefusedError(status, f"unknown field {name!r:.80}{hint} Fields: {', '.join(sorted(known))}")
+    in_address = status == 400
     try:
-        return msgspec.convert(fields, kind, strict=status == 422)
+        request = msgspec.convert(fields, kind, strict=not in_address)
     except msgspec.ValidationError:
         # These say it better than a schema can.
         if isinstance(fields.get("job_id"), str):
             check_job_id(fields["job_id"])
         explain(fields)
         raise
+    for name in fields if in_address else ():
+        if getattr(request, name) is None:  # lax conversion takes the text "null" for None
+            raise RefusedError(400, f"{name}={fields[name]!r:.80} is not allowed; leave it out instead")
+    return request
 
 
 class HealthHandler(Handler):
