@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,19 @@ def test_compressed_files_are_bounded_and_whole(tmp_path: Path) -> None:
         table(tmp_path, packed[:-9], "t.csv.gz")
     with pytest.raises(TableError, match="not sound gzip"):
         table(tmp_path, "a,b\n", "t.csv.gz")
+
+
+def test_a_bomb_takes_no_more_memory_than_the_limit(tmp_path: Path) -> None:
+    """Decompression itself is bounded, not only what is kept of it."""
+    packed = gzip.compress(b"0" * 50_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TableError, match="unpacks to more than 100,000 bytes"):
+            table(tmp_path, packed, "t.csv.gz", max_bytes=100_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000
 
 
 def test_a_bomb_is_recognised_by_its_ratio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import numbers
+from collections import Counter
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -28,7 +29,7 @@ def named_columns(frame: pd.DataFrame) -> pd.DataFrame:
     ['0', 'a']
     """
     names = [str(name) for name in frame.columns]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise TableError(f"column {twice[0]!r} is there twice; rename one", column=twice[0])
     return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)

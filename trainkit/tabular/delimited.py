@@ -96,9 +96,9 @@ class _Delimited:
         if not again:
             return table
         texts = self._arrow(body, {name: pa.string() for name in again}, again)
-        for name in again:
-            table = table.set_column(self.names.index(name), name, self._meaning(texts.column(name)))
-        return table
+        redone = {name: self._meaning(texts.column(name)) for name in again}
+        columns = zip(self.names, table.columns, strict=True)
+        return pa.table({name: redone.get(name, column) for name, column in columns})
 
     def _has_doubtful_numbers(self) -> bool:
         """Look for a field that starts like 007, +5, 0x10 or -01, which Arrow would read as a number."""
@@ -245,14 +245,14 @@ class _Delimited:
         return self.error(f"an empty line between rows; remove it{hint}", line)
 
     def _check_names(self) -> None:
-        for position, name in enumerate(self.names):
+        first: dict[str, int] = {}
+        for position, name in enumerate(self.names, start=1):
             if not name.strip():
-                raise self.error(f"column {position + 1} has no name; give it one", 1, position + 1)
-            if name in self.names[:position]:
-                first = self.names.index(name) + 1
-                raise self.error(
-                    f"this name is there twice, as column {first} and {position + 1}; rename one", 1, name
-                )
+                raise self.error(f"column {position} has no name; give it one", 1, position)
+            if name in first:
+                places = f"as column {first[name]} and {position}"
+                raise self.error(f"this name is there twice, {places}; rename one", 1, name)
+            first[name] = position
 
     def _ragged(self, cause: pa.ArrowInvalid) -> TableError:
         width = len(self.names)

@@ -298,6 +298,8 @@ def _parse_parquet(raw: bytes, file: Path, limit: int) -> pa.Table:
 
 
 def _refuse_duplicates(names: list[str], file: Path) -> None:
-    for position, name in enumerate(names):
-        if name in names[:position]:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
             raise TableError(f"{file}: column {name!r} is there twice; rename one", path=file, column=name)
+        seen.add(name)
