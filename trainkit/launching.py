@@ -116,12 +116,14 @@ def train(
         name = path.name.split(".")[0] if path else "synthetic" if data is None else "table"
     if path is None or not path.is_file() or path.stat().st_size <= CHECKED_BEFORE_BYTES:
         from trainkit.tabular.plan import check_table
-        from trainkit.tabular.read import open_table
+        from trainkit.tabular.read import SOURCE, open_table
 
         frame, _ = open_table(data, checked)
         plan = check_table(frame, checked, path=path)
         shown, message = {"data": _shown(data), **plan.params}, plan.summary
         # A thread shares the table that was read; a process reads the file itself.
+        if path is not None:
+            frame.attrs[SOURCE] = str(path)
         data = frame if path is None or runner == "thread" else str(path)
     else:
         data = str(path)

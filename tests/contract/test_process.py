@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import trainkit as tk
+from trainkit.owners import is_running
 from trainkit.record import Status
 
 Eventually = Callable[..., None]
@@ -44,6 +45,9 @@ def test_it_outlives_the_interrupt_and_the_death_of_its_notebook(root: Path, eve
     at = job.record.step
     eventually(lambda: job.record.step > at)
     assert job.state is Status.RUNNING
+    handle = job.store.handle(job.id)
+    assert handle is not None
+    assert [is_running(each) for each in handle.processes] == [True, True], "supervisor and worker"
     job.stop()
     assert job.wait(10) is Status.STOPPED
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import trainkit as tk
 from trainkit.errors import TableError
 from trainkit.tabular.options import TrainOptions
 from trainkit.tabular.plan import check_table
-from trainkit.tabular.read import read_table
+from trainkit.tabular.read import open_table, read_table
 
 
 def frame(**columns: object) -> pd.DataFrame:
@@ -51,7 +52,7 @@ def test_the_summary_says_what_will_happen() -> None:
     plan = check_table(frame(), TrainOptions(target="kind", hidden=32))
     assert plan.summary == "classification of kind (3 classes), 1 feature, 60 rows"
     assert plan.params["hidden"] == [32, 32]
-    assert [name for name, value in plan.params.items() if value is None] == ["device"]
+    assert [name for name, value in plan.params.items() if value is None] == ["device", "delimiter"]
 
 
 def test_useless_columns_are_left_out_by_name() -> None:
@@ -131,3 +132,25 @@ def test_too_few_rows_and_no_rows_are_refused() -> None:
         check_table(pd.DataFrame({"x": [1, 2, 3], "y": [1, 2, 3]}))
     with pytest.raises(TableError, match="no column to learn from"):
         check_table(pd.DataFrame({"c": [1] * 20, "y": range(20)}))
+
+
+def test_other_separators_are_hinted_at_and_can_be_named(tmp_path: Path) -> None:
+    """A file with semicolons is read as the one column that it is, and the error says what to pass."""
+    path = tmp_path / "t.csv"
+    path.write_text("size;kind\n" + "".join(f"{n};{'ab'[n % 2]}\n" for n in range(20)))
+    with pytest.raises(TableError, match="'kind' is not in .*delimiter=';'"):
+        check_table(read_table(path), TrainOptions(target="kind"), path=path)
+    options = TrainOptions(target="kind", delimiter=";")
+    frame, _ = open_table(path, options)
+    assert check_table(frame, options).features == ["size"]
+
+
+def test_warnings_name_the_line_also_of_a_table_that_was_read_before(tmp_path: Path, root: Path) -> None:
+    """A thread is handed the table itself; its warnings still name a line of the file."""
+    path = tmp_path / "t.csv"
+    path.write_text("size,kind\n" + "".join(f"{n + 0.5},{'ab'[n % 2]}\n" for n in range(30)) + "unknown,a\n")
+    for runner in ("thread", "process"):
+        job = tk.train(path, target="kind", epochs=1, hidden=4, runner=runner)
+        job.result(timeout=60)
+        warned = " ".join(event["message"] for event in job.events() if event["event"] == "warning")
+        assert "line 32" in warned, warned

@@ -46,7 +46,16 @@ def find_column(frame: pd.DataFrame, name: str, where: str) -> pd.Series:
     known = [str(column) for column in frame.columns]
     hint = did_you_mean(name, known)
     listed = ", ".join(known[:30]) + (f", … ({len(known)} in all)" if len(known) > 30 else "")
-    raise TableError(f"column {name!r} is not in {where}{hint or '.'} Columns: {listed}", column=name)
+    otherwise = separated_otherwise(frame)
+    raise TableError(f"column {name!r} is not in {where}{hint or '.'} Columns: {listed}{otherwise}", column=name)
+
+
+def separated_otherwise(frame: pd.DataFrame) -> str:
+    """A hint for a file that was read as one column since its fields are not separated by commas."""
+    for each in ";\t|":
+        if len(frame.columns) == 1 and each in str(frame.columns[0]):
+            return f". It was read as one column; if its fields are separated by {each!r}, pass delimiter={each!r}"
+    return ""
 
 
 def kind_of(column: pd.Series) -> Kind:

@@ -108,7 +108,8 @@ def threads_for(network: TableNet, batch_size: int) -> AbstractContextManager[ob
     multiplications = 3 * len(network.signs) * batch_size * weights  # forwards, and twice backwards
     if multiplications > MANY_MULTIPLICATIONS:
         return nullcontext()
-    return threadpool_limits(limits=1, user_api="openmp")
+    limit: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="openmp")
+    return limit
 
 
 def train_step(

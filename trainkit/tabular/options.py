@@ -21,6 +21,7 @@ Rate = Annotated[float, Meta(gt=0, le=10)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Part = Annotated[float, Meta(gt=0, lt=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Delimiter = Annotated[str, Meta(min_length=1, max_length=1)]
 Device = Annotated[str, Meta(pattern=r"^(cpu|mps|cuda(:[0-9]{1,3})?)$")]
 
 
@@ -53,6 +54,9 @@ class TrainOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     ] = None
     patience: Annotated[Count | None, Meta(description="Epochs without improvement before stopping.")] = None
     log_every: Annotated[Count, Meta(description="Steps between two logged losses.")] = 5
+    delimiter: Annotated[
+        Delimiter | None, Meta(description="Character between the fields of a CSV; without it a comma.")
+    ] = None
     missing: Annotated[
         tuple[str, ...],
         Meta(description="Words read as a missing value, such as NA or ?; empty fields always are."),
@@ -74,7 +78,7 @@ def check_options(values: Mapping[str, Any], *, from_text: bool = False) -> Trai
     >>> check_options({"epoch": 3})
     Traceback (most recent call last):
     trainkit.errors.OptionError: unknown option 'epoch'; did you mean 'epochs'? Options: batch_size, \
-device, dropout, epochs, hidden, log_every, lr, missing, patience, seed, target, task, val_fraction
+delimiter, device, dropout, epochs, hidden, log_every, lr, missing, patience, seed, target, task, val_fraction
     """
     fields = {field.name: field for field in msgspec.structs.fields(TrainOptions)}
     checked: dict[str, Any] = {}
@@ -89,7 +93,7 @@ device, dropout, epochs, hidden, log_every, lr, missing, patience, seed, target,
             plain = (plain,)
         try:
             # Lax conversion would also turn the text "null" into None: never for options that are text.
-            lax = from_text and name not in ("target", "task", "device", "missing")
+            lax = from_text and name not in ("target", "task", "device", "delimiter", "missing")
             checked[name] = msgspec.convert(plain, fields[name].type, strict=not lax)
         except msgspec.ValidationError:
             raise OptionError(f"{name}={value!r} is not allowed: {allowed(name)}") from None

@@ -15,7 +15,14 @@ import pandas as pd
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.columns import as_numbers, as_words, find_column, kind_of, named_columns
+from trainkit.tabular.columns import (
+    as_numbers,
+    as_words,
+    find_column,
+    kind_of,
+    named_columns,
+    separated_otherwise,
+)
 from trainkit.tabular.features import ID_NAME, MAX_WORDS, limits
 from trainkit.tabular.options import TrainOptions
 from trainkit.tabular.read import line_of_row
@@ -155,7 +162,7 @@ def _target(frame: pd.DataFrame, told: str | None, where: str) -> str:
     listed = ", ".join(map(str, frame.columns[:30])) + (", …" if len(frame.columns) > 30 else "")
     raise TableError(
         f"which column of {where} should be predicted? Pass target=; without it a column named y, target "
-        f"or label is taken. Columns: {listed}"
+        f"or label is taken. Columns: {listed}{separated_otherwise(frame)}"
     )
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from trainkit.tabular.options import TrainOptions
 
+#: Where a DataFrame that was read from a file says so, for messages that name a line.
+SOURCE = "trainkit_source"
+
 FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -138,11 +141,12 @@ def open_table(data: pd.DataFrame | str | Path | None, options: TrainOptions) ->
 
         return synthetic_table(seed=options.seed), None
     if isinstance(data, (str, Path)):
-        return read_table(data, missing=options.missing), Path(data)
+        return read_table(data, missing=options.missing, delimiter=options.delimiter), Path(data)
     import pandas as pd
 
     if isinstance(data, pd.DataFrame):
-        return data, None
+        source = data.attrs.get(SOURCE)
+        return data, Path(source) if source else None
     raise TableError(f"expected a DataFrame, the path of a table, or nothing; got {type(data).__name__}")
 
 
