@@ -148,7 +148,8 @@ def test_other_separators_are_hinted_at_and_can_be_named(tmp_path: Path) -> None
 def test_warnings_name_the_line_also_of_a_table_that_was_read_before(tmp_path: Path, root: Path) -> None:
     """A thread is handed the table itself; its warnings still name a line of the file."""
     path = tmp_path / "t.csv"
-    path.write_text("size,kind\n" + "".join(f"{n + 0.5},{'ab'[n % 2]}\n" for n in range(30)) + "unknown,a\n")
+    rows = [f"{n + 0.5},{n % 7},{'ab'[n % 2]}" for n in range(30)]
+    path.write_text("\n".join(["size,weight,kind", *rows, "unknown,1,a"]) + "\n")
     for runner in ("thread", "process"):
         job = tk.train(path, target="kind", epochs=1, hidden=4, runner=runner)
         job.result(timeout=60)

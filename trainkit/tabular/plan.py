@@ -238,6 +238,9 @@ def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warning
         if name == target:
             continue
         column = frame[name]
+        if kind_of(column) == "text":
+            # Also of a column that is left out: one stray word may be all that makes its numbers texts.
+            _warn_of_stray_words(column, path, warnings)
         reason = _useless(column)
         if reason:
             left_out.setdefault(reason, []).append(name)
@@ -245,9 +248,7 @@ def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warning
         kept.append(name)
         if _counts_rows(column):
             row_numbers.append(name)
-        if kind_of(column) == "text":
-            _warn_of_stray_words(column, path, warnings)
-        elif kind_of(column) == "number":
+        if kind_of(column) == "number":
             _warn_of_far_values(column, warnings)
     if len(kept) > len(row_numbers):
         for name in row_numbers:
