@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from trainkit.checkpoints import load_resume
+from trainkit.checkpoints import whole_resume
 from trainkit.errors import CheckpointError, StateError
 from trainkit.locks import FileLock, try_lock
 from trainkit.record import Record, Status, begin_attempt
@@ -62,7 +62,7 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
         record = store.observe_as_owner(job_id)
         begin_attempt(record, now=time.time())
         record.runner = where
-        load_resume(paths)  # the worker loads it again; a damaged one should be told here
+        whole_resume(paths)  # the worker loads it; that there is none should be told here
         if not paths.task.exists():
             raise CheckpointError(
                 f"job {record.name!r} cannot go on by itself: its function uses things that exist only in the "

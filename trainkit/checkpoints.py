@@ -116,6 +116,18 @@ def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
     Raises:
         CheckpointError: there is none, or none passes its check.
     """
+    path, info = whole_resume(paths)
+    import torch
+
+    return torch.load(path, weights_only=True, map_location="cpu"), info
+
+
+def whole_resume(paths: JobPaths) -> tuple[Path, CheckpointInfo]:
+    """Return where the newest checkpoint is that is whole; reads its bytes, and needs no torch.
+
+    Raises:
+        CheckpointError: there is none, or none passes its check.
+    """
     generations = {info.sha256: info for info in _generations(paths)}
     faults = []
     for path in (paths.resume, paths.resume_previous):
@@ -125,9 +137,7 @@ def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
         with open(path, "rb") as file:
             found = _digest(file)
         if found in generations:
-            import torch
-
-            return torch.load(path, weights_only=True, map_location="cpu"), generations[found]
+            return path, generations[found]
         faults.append(f"{path.name} does not match its sha256")
     raise CheckpointError(f"job {paths.job_id!r} has no checkpoint to go on from: {'; '.join(faults)}")
 
