@@ -48,8 +48,13 @@ def test_parameters_change_while_it_runs(
     """What is set arrives in the running function."""
     job = start_job()
     eventually(lambda: job.state is Status.RUNNING)
-    assert server.post("api/train/set", {"job_id": job.id, "params": {"lr": 0.25, "self": 1}}).status == 200
+    assert server.post("api/train/set", {"job_id": job.id, "params": {"lr": 0.25}}).status == 200
     eventually(lambda: job.record.metrics.get("lr") == 0.25)
+    for name in ("self", "job_id", "learning_rate"):
+        refused = server.post("api/train/set", {"job_id": job.id, "params": {name: 0.1}})
+        assert refused.status == 422
+        assert repr(name) in refused.json["error"]["message"]
+    assert job.state is Status.RUNNING
 
 
 @pytest.mark.parametrize("lr", ["NaN", "0.1", -1, True, [1], None])

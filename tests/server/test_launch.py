@@ -126,3 +126,22 @@ def test_a_burst_of_a_thousand_leaves_three_jobs(small_server: RunningServer) ->
     again = small_server.post("api/train", {**body, "epochs": 1})
     assert again.status == 201, "there is room again"
     small_server.post("api/train/kill", {"job_id": again.json["job_id"]})
+
+
+def test_a_stopped_job_goes_on_as_a_new_attempt(session_server: RunningServer, table: str, eventually: Any) -> None:
+    """From its checkpoint, in a process; one that completed is not started again."""
+    answer = session_server.post("api/train", {"data": table, "target": "y", "epochs": 1_000_000})
+    job = Job(answer.json["job_id"], session_server.root)
+    eventually(lambda: job.record.step > 0, within_s=60)
+    session_server.post("api/train/stop", {"job_id": job.id})
+    assert job.wait(30) == "STOPPED"
+    eventually(lambda: session_server.post("api/train/resume", {"job_id": job.id}).status == 200)
+    eventually(lambda: job.state == "RUNNING" and job.record.attempt == 2, within_s=60)
+    finished = session_server.post("api/train/finish", {"job_id": job.id})
+    assert finished.status == 200
+    assert job.wait(30) == "COMPLETED"
+    refused = session_server.post("api/train/resume", {"job_id": job.id})
+    assert refused.status == 409
+    assert refused.json["error"]["type"] in ("StateError", "CheckpointError")
+    libraries = Path(f"/proc/{session_server.process.pid}/maps").read_text()
+    assert "libtorch" not in libraries, "looking at a checkpoint does not need it"

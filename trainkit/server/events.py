@@ -53,7 +53,8 @@ class EventsHandler(Handler):
             self.set_header("Content-Type", "text/event-stream")
             self.set_header("Cache-Control", "no-store")
             self.set_header("X-Accel-Buffering", "no")
-            with contextlib.suppress(StreamClosedError):  # the page has gone: nobody is left to be told
+            # The page has gone, or the server ends: nobody is left to be told.
+            with contextlib.suppress(StreamClosedError, RefusedError):
                 await self._follow(follower)
         finally:
             EventsHandler.followers -= 1

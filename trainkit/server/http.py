@@ -102,8 +102,19 @@ class Handler(APIHandler):
             self._refuse(_too_large())
 
     async def in_lane(self, lane: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run what may wait for a disk off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self.settings[LANES][lane], function, *arguments)
+        """Run what may wait for a disk off the event loop.
+
+        Raises:
+            RefusedError: 503, the server ends.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self.settings[LANES][lane], function, *arguments
+            )
+        except (asyncio.CancelledError, RuntimeError):  # what a lane that was shut down says
+            if not self.closing.is_set():
+                raise
+            raise RefusedError(503, "the server is about to end") from None
 
     def query(self) -> dict[str, str]:
         """Return the arguments of the address.
