@@ -73,3 +73,12 @@ def test_no_path_is_taken_for_an_id(root: Path) -> None:
     """An id that could lead elsewhere is refused."""
     with pytest.raises(JobIdError):
         Store(root).delete("../jobs")
+
+
+def test_a_job_deletes_itself(root: Path) -> None:
+    """What the store can do, the job can be told."""
+    job = submit(_leave_a_file)
+    job.wait(10)
+    job.delete()
+    assert not job.paths.folder.exists()
+    assert not job.paths.record.exists()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 
 import trainkit as tk
@@ -153,6 +154,8 @@ def test_plot_is_a_figure_with_a_chart_per_metric(root: Path, tmp_path: Path) ->
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["loss", "accuracy"]
     assert [line.get_label() for line in figure.axes[0].lines] == ["training", "validation", "best"]
     figure.savefig(tmp_path / "plot.png")
+    pictures, _ = DisplayFormatter().format(figure)  # as a notebook does where pyplot was never imported
+    assert pictures["image/png"].startswith(b"\x89PNG")
     empty = tk.submit(lambda run: None)
     empty.wait(10)
     assert [axis.get_title(loc="left") for axis in empty.plot().axes] == ["nothing logged yet"]

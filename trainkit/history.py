@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,16 @@ def metrics_figure(frame: pd.DataFrame, record: Record) -> Figure:
     shown = groups(name for name in frame.columns if name != "epoch") or {"nothing logged yet": []}
     columns = min(3, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
+
+    class Chart(Figure):
+        """A figure that a notebook shows as a picture, also where nobody has imported pyplot."""
+
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file, format="png")
+            return file.getvalue()
+
+    figure = Chart(figsize=(4.2 * columns, 2.9 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flat
     for title, axis in zip(shown, axes, strict=False):
         for name in shown[title]:

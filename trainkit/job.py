@@ -299,6 +299,14 @@ class Job:
             time.sleep(0.005)
         return state
 
+    def delete(self) -> None:
+        """Remove all files of the job, its model too.
+
+        Raises:
+            StateError: it has not ended.
+        """
+        self.store.delete(self.id)
+
     # --- what it left ----------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
@@ -410,7 +418,7 @@ def as_status(state: Status | str) -> Status:
         StateError: there is none of that name.
 
     >>> as_status("running")
-    <Status.RUNNING: 'RUNNING'>
+    RUNNING
     """
     try:
         return Status(str(state).upper())

@@ -58,7 +58,7 @@ def submit(
     ...         run.log(loss=1.0 / (step + 1))
     >>> job = submit(fit, steps=3, root=tempfile.mkdtemp())
     >>> job.wait()
-    <Status.COMPLETED: 'COMPLETED'>
+    COMPLETED
     """
     if not callable(function):
         raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")

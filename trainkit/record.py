@@ -32,6 +32,10 @@ class Status(str, Enum):
 
     __str__ = str.__str__
 
+    def __repr__(self) -> str:
+        """Return the bare name: what a notebook shows of ``job.wait()``."""
+        return self.value
+
     @property
     def terminal(self) -> bool:
         """Whether the attempt is over."""
@@ -277,7 +281,7 @@ def decode(data: bytes | str) -> Record:
         RecordError: not JSON, not an object, or a field of a wrong type; the message says which.
 
     >>> decode('{"job_id": "a", "status": "ERROR", "progress": 3, "created_at": "2025-10-13T02:45:20"}').status
-    <Status.FAILED: 'FAILED'>
+    FAILED
     """
     try:
         raw = msgspec.json.decode(data)
