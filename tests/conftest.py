@@ -7,9 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from trainkit.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 from trainkit.store import ROOT_VARIABLE
+
+# No test is timed: what is quick here may be slow on a busy machine.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture
