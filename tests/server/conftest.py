@@ -138,6 +138,7 @@ def environment_of(folder: Path) -> dict[str, str]:
         "JUPYTER_TOKEN": TOKEN,
         FOLDER_VARIABLE: str(folder / "queue"),
         LIMIT_VARIABLE: "8",
+        "OMP_NUM_THREADS": "1",  # jobs that train on and on leave a core to the test
     }
 
 
