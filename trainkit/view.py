@@ -12,6 +12,8 @@ from trainkit.record import Record, Status
 
 #: Endings of metric names that mean "the same quantity, on validation rows".
 _VALIDATION_PREFIX = "val_"
+#: What is logged but is no result: shown last.
+_SETTINGS = frozenset({"lr", "learning_rate"})
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
         if (left := eta_s(record)) is not None:
             facts.append(("time left", duration(left)))
     if memory_bytes is not None:
-        facts.append(("memory of its process" if record.runner == "process" else "memory", size(memory_bytes)))
+        facts.append(("memory", size(memory_bytes)))
     return View(
         name=record.name,
         status=record.status,
@@ -278,11 +280,11 @@ def paired(metrics: Mapping[str, float]) -> Iterable[tuple[str, float]]:
 def groups(names: Iterable[str]) -> dict[str, list[str]]:
     """Group metric names that belong on one chart: a metric and its validation twin.
 
-    >>> groups(["loss", "accuracy", "val_loss"])
-    {'loss': ['loss', 'val_loss'], 'accuracy': ['accuracy']}
+    >>> groups(["lr", "loss", "accuracy", "val_loss"])
+    {'loss': ['loss', 'val_loss'], 'accuracy': ['accuracy'], 'lr': ['lr']}
     """
     found: dict[str, list[str]] = {}
-    for name in names:
+    for name in sorted(names, key=lambda name: name in _SETTINGS):
         found.setdefault(name.removeprefix(_VALIDATION_PREFIX), []).append(name)
     return {name: sorted(members, key=lambda member: member.startswith("val_")) for name, members in found.items()}
 

@@ -30,7 +30,7 @@ def chromium() -> Iterator[Browser]:
 def notebook(
     chromium: Browser, lab: Lab, request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[[list[str]], Notebook]]:
-    """Open a notebook of code cells; its kernels end with the test, and an error of the panels' module fails it."""
+    """Open a notebook of code cells; its kernels end with the test; an error of our module fails it."""
     context = chromium.new_context(viewport={"width": 1150, "height": 950})
     page = context.new_page()
     page.set_default_timeout(45_000)

@@ -227,7 +227,7 @@ def test_memory_of_the_process(scene: Scene) -> None:
     scene.recorder.note(pid=me.pid, process_started_at=me.started_at, boot_id=me.boot_id, host=me.host)
     scene.recorder.write_now()
     facts = dict(scene.feed.full()[0]["card"]["facts"])
-    assert facts["memory of its process"].endswith("MB")
+    assert facts["memory"].endswith("MB")
 
 
 def test_a_job_of_another_host_falls_silent(scene: Scene) -> None:

@@ -156,6 +156,7 @@ class JobFeed:
             "job_id": record.job_id,
             "root": str(self.store.root),
             "runner": record.runner,
+            "params": [(name, value.removeprefix(f"{self.store.root}{os.sep}")) for name, value in seen.params],
             "ended_by": str(record.ended_by or ""),
             "progress_known": bool(record.total_steps or record.epochs),
             "checkpoint": record.checkpoint.path if record.checkpoint else "",

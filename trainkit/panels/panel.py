@@ -93,9 +93,10 @@ class Panel(anywidget.AnyWidget):
         if self.comm is None and not self._closed and attached():
             super().open()
             self._drawn = True
-            if hasattr(self.comm, "_reply_subshell_for"):
+            comm: Any = self.comm
+            if hasattr(comm, "_reply_subshell_for"):
                 # ipykernel 7.4 sends what the page says to the shell that published last, which may be busy.
-                self.comm._reply_subshell_for = lambda data, default: default
+                comm._reply_subshell_for = lambda data, default: default
 
     def begin(self) -> None:
         """Stay fresh from now on; called when the panel is displayed."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from trainkit import view
 from trainkit.job import Job
-from trainkit.panels.plain import live_text
+from trainkit.panels.plain import live_text, without_folder
 from trainkit.panels.series import History, thinned
 from trainkit.record import Record, Status
 
@@ -56,10 +56,10 @@ def as_html(record: Record, png: bytes | None) -> str:
     if seen.fault is not None:
         place = f"<br>{say(seen.fault.place)}" if seen.fault.place else ""
         code = f"<pre>{say(seen.fault.code)}</pre>" if seen.fault.code else ""
-        trace = seen.fault.traceback[-4000:]
+        trace = f"<details><summary>Traceback</summary><pre>{say(seen.fault.traceback[-4000:])}</pre></details>"
         parts.append(
             f'<div style="border-left:3px solid {tone};padding:2px 10px;margin:8px 0">'
-            f"<b>{say(seen.fault.title)}</b>{place}{code}<details><summary>Traceback</summary><pre>{say(trace)}</pre></details></div>"
+            f"<b>{say(seen.fault.title)}</b>{place}{code}{trace if seen.fault.traceback else ''}</div>"
         )
     if png is not None:
         names = ", ".join(view.groups(record.metrics))
@@ -69,7 +69,8 @@ def as_html(record: Record, png: bytes | None) -> str:
             'style="max-width:100%;height:auto;margin:6px 0 4px" '
             f'src="data:image/png;base64,{data}">'
         )
-    pairs = [*seen.numbers, *seen.facts, *seen.params]
+    params = [(name, without_folder(value)) for name, value in seen.params]
+    pairs = [*seen.numbers, *seen.facts, *params]
     parts.append(
         '<div style="font-size:12px;line-height:1.7">'
         + " ".join(

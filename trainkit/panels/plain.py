@@ -5,6 +5,8 @@ Two equal runs give equal text: no ids, times, paths, and nothing of a job that 
 
 from __future__ import annotations
 
+from pathlib import PurePath
+
 from trainkit import view
 from trainkit.job import Job
 
@@ -27,8 +29,17 @@ def live_text(job: Job) -> str:
     if record.status.terminal:
         return view.text(record)
     lines = [f"{record.name}: in the background, in a {record.runner}"]
-    params = [f"{name}={view.brief(value)}" for name, value in record.params.items()]
+    params = [f"{name}={without_folder(view.brief(value))}" for name, value in record.params.items()]
     if params:
         lines.append("  " + "  ".join(params))
     lines.append("  job.wait() waits until it has ended; job.state, job.metrics() and job.stop() work meanwhile")
     return "\n".join(lines)
+
+
+def without_folder(text: str) -> str:
+    """Return the file name of an absolute path, which differs between machines; any other text as it is.
+
+    >>> without_folder("/home/me/penguins.csv"), without_folder("relu")
+    ('penguins.csv', 'relu')
+    """
+    return PurePath(text).name if PurePath(text).is_absolute() else text

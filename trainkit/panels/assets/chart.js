@@ -22,11 +22,11 @@ function smoothed(values, weight) {
 
 class Chart {
   // lines: [{key, label, look: {colour, dash, width, points}}]; onWindow(low, high | null) asks for finer points.
-  constructor(title, { onWindow, sync, describe } = {}) {
+  constructor(title, { onWindow, sync, peers = () => [this] } = {}) {
     this.title = title;
     this.onWindow = onWindow;
     this.sync = sync;
-    this.describe = describe;
+    this.peers = peers; // zoomed out together, as they are zoomed in together
     this.lines = [];
     this.data = new Map();
     this.detail = null;
@@ -39,9 +39,8 @@ class Chart {
       tabIndex: 0,
       role: "img",
       onkeydown: (event) => this.key(event),
-      onfocus: () => this.u && !this.u.cursor.show,
     });
-    this.reset = h("button.tk-quiet", { type: "button", hidden: true, onclick: () => this.zoom(null) }, "Reset zoom");
+    this.reset = h("button.tk-quiet", { type: "button", hidden: true, onclick: () => this.zoomOut() }, "Reset zoom");
     this.element = h("figure.tk-chart", { "aria-label": `Chart of ${title}` },
       h("figcaption", {}, h("span.tk-chart-title", {}, title), this.readout, this.reset), this.plot);
     this.resizer = new ResizeObserver(() => this.resize());
@@ -140,7 +139,7 @@ class Chart {
     this.u = null;
     if (!this.lines.length || !this.plot.isConnected || this.plot.clientWidth < 40) return;
     this.u = new uPlot(this.options(), this.aligned(), this.plot);
-    this.u.over.addEventListener("dblclick", () => this.zoom(null));
+    this.u.over.addEventListener("dblclick", () => this.zoomOut());
     this.read();
   }
 
@@ -148,7 +147,9 @@ class Chart {
     const tables = this.lines.map((line) => {
       const { x, y } = (this.range && this.detail?.get(line.key)) || this.data.get(line.key) || { x: [], y: [] };
       const values = this.log ? y.map((value) => (value > 0 ? value : null)) : y;
-      return { x, y: values, smooth: smoothed(values, this.smoothing) };
+      // A line of few points, an epoch each, has no noise to smooth away; it would only lag.
+      const few = line.look.points && x.length < this.plot.clientWidth / 12;
+      return { x, y: values, smooth: few ? values : smoothed(values, this.smoothing) };
     });
     const one = tables.length === 1 || tables.every((table) => table.x.length === tables[0].x.length && table.x.every((step, i) => step === tables[0].x[i]));
     if (one) {
@@ -190,6 +191,10 @@ class Chart {
     show(this.reset, Boolean(range));
     this.draw();
     this.onWindow?.(range);
+  }
+
+  zoomOut() {
+    for (const chart of this.peers()) if (chart.range) chart.zoom(null);
   }
 
   // Finer points for the range that is shown.
@@ -270,7 +275,7 @@ class Chart {
       const range = [Math.max(steps[0], middle - half), Math.min(steps[steps.length - 1], middle + half)];
       this.zoom(range[1] - range[0] >= steps[steps.length - 1] - steps[0] && !this.range ? null : range);
     } else if (event.key === "Escape" || event.key === "0") {
-      this.zoom(null);
+      this.zoomOut();
       u.setCursor({ left: -10, top: -10 });
     } else {
       return;

@@ -119,7 +119,6 @@ class MonitorView {
   }
 
   take(series, buffers, anew) {
-    this.waiting ??= new Map();
     for (const each of series) {
       const { x, y } = points(each, buffers);
       const group = this.card.groups.find(([, names]) => names.includes(each.name));
@@ -130,6 +129,8 @@ class MonitorView {
       this.dirty.add(chart);
     }
     for (const group of this.card.groups) this.chart(group);
+    const wanted = this.card.groups.map(([title]) => this.charts.get(title).element);
+    if (wanted.some((element, i) => this.chartsBox.children[i] !== element)) this.chartsBox.append(...wanted);
   }
 
   chart([title, names]) {
@@ -137,6 +138,7 @@ class MonitorView {
     if (!chart) {
       chart = new Chart(title, {
         sync: this.syncKey,
+        peers: () => this.charts.values(),
         onWindow: (range) => range && this.send({ type: "window", names: chart.lines.map((line) => line.key), low: range[0], high: range[1] }),
       });
       chart.log = this.settings.log;
@@ -235,8 +237,10 @@ class MonitorView {
   }
 
   drawFault(fault) {
-    show(this.fault, Boolean(fault));
-    if (!fault) return;
+    // Without a traceback, for a job that was killed say, the message in the head has told all.
+    const told = Boolean(fault?.traceback);
+    show(this.fault, told);
+    if (!told) return;
     rebuild(this.fault, fault, () => [
       h("p.tk-fault-title", {}, icon("FAILED"), h("span", {}, fault.title)),
       fault.place ? h("p.tk-fault-place", {}, fault.place) : null,
