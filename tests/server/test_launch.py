@@ -128,7 +128,9 @@ def test_a_burst_of_a_thousand_leaves_three_jobs(small_server: RunningServer) ->
     small_server.post("api/train/kill", {"job_id": again.json["job_id"]})
 
 
-def test_a_stopped_job_goes_on_as_a_new_attempt(session_server: RunningServer, table: str, eventually: Any) -> None:
+def test_a_stopped_job_goes_on_as_a_new_attempt(
+    session_server: RunningServer, table: str, eventually: Any
+) -> None:
     """From its checkpoint, in a process; one that completed is not started again."""
     answer = session_server.post("api/train", {"data": table, "target": "y", "epochs": 1_000_000})
     job = Job(answer.json["job_id"], session_server.root)
