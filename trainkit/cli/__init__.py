@@ -1,6 +1,7 @@
 """The command line, ``trainkit``.
 
-``exits`` says how a command ends, ``watching`` follows a job, ``screens`` draw it, ``commands`` are the words.
+``group`` is the command; ``starting``, ``looking``, ``driving`` and ``serving`` hold its words, ``commands`` lists
+them.  ``exits`` says how one ends, ``watching`` follows a job, ``screens`` draw it.
 """
 
 from trainkit.cli.commands import main

@@ -1,0 +1,125 @@
+"""The words that ask something of a job: stop, finish, pause, resume, kill, set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from trainkit.cli.exits import Exit, echo_json
+from trainkit.cli.group import answers, job_id_argument
+
+if TYPE_CHECKING:
+    from trainkit.job import Job
+
+
+def _drive(
+    job_id: str | None,
+    root: str | None,
+    as_json: bool,
+    action: str,
+    ask: Callable[[Job], object],
+    *,
+    needs_running: bool = False,
+    told: str = "",
+) -> int:
+    """Ask something of a job and tell what came of it.
+
+    Args:
+        job_id, root: which job.
+        as_json: answer with the record.
+        action: its word.
+        ask: asks it.
+        needs_running: for a job that has ended it would be an empty promise.
+        told: what to say when it was asked; without it, what the job says.
+    """
+    from trainkit.errors import StateError
+    from trainkit.listing import attach
+
+    job = attach(job_id, root=root)
+    had_ended = job.done()
+    ask(job)
+    record = job.record
+    if record.status.terminal and needs_running:
+        raise StateError(f"job {job.name!r} has ended ({record.status}): there is nothing to {action}")
+    if as_json:
+        echo_json(job.status())
+        return Exit.OK
+    if had_ended and record.status.terminal:
+        told = "it had ended"
+    elif had_ended:
+        told = f"attempt {record.attempt} is on its way; trainkit watch {job.id} shows it"
+    else:
+        told = told or record.message or f"asked to {action}"
+    click.echo(f"{job.name}: {record.status}, {told}")
+    return Exit.OK
+
+
+@click.command()
+@job_id_argument
+@answers
+def stop(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """Save and end a job after its current step."""
+    return _drive(job_id, root, as_json, "stop", lambda job: job.stop())
+
+
+@click.command()
+@job_id_argument
+@answers
+def finish(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """End a job early: validate, export, complete."""
+    return _drive(job_id, root, as_json, "finish", lambda job: job.finish())
+
+
+@click.command()
+@job_id_argument
+@answers
+def pause(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """Let a job wait after its current step."""
+    return _drive(job_id, root, as_json, "pause", lambda job: job.pause(), needs_running=True)
+
+
+@click.command()
+@job_id_argument
+@answers
+def resume(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """Let a job go on from where it was.
+
+    A paused job goes on at once.  One that was stopped, failed or interrupted starts a new attempt from its
+    last checkpoint, in a process of its own.
+    """
+    return _drive(
+        job_id,
+        root,
+        as_json,
+        "resume",
+        # A thread of this command would end with it.
+        lambda job: job.resume(runner="process") if job.done() else job.resume(),
+    )
+
+
+@click.command()
+@job_id_argument
+@answers
+def kill(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """End a job's process at once; what was not saved is lost."""
+    return _drive(job_id, root, as_json, "kill", lambda job: job.kill())
+
+
+@click.command(name="set")
+@click.argument("words", metavar="[ID] KEY=VALUE...", nargs=-1, required=True)
+@answers
+def set_(words: tuple[str, ...], root: str | None, as_json: bool) -> int:
+    """Change parameters of a running job from its next step on.
+
+    lr and weight_decay reach the tracked optimizers by themselves.
+    """
+    from trainkit.cli.functions import parse_values
+
+    job_id, rest = (None, words) if "=" in words[0] else (words[0], words[1:])
+    if not rest:
+        raise click.UsageError("expected KEY=VALUE, such as lr=0.0001")
+    values = parse_values(rest)
+    told = f"{', '.join(f'{name} {value}' for name, value in values.items())} from its next step on"
+    return _drive(job_id, root, as_json, "set", lambda job: job.set(**values), needs_running=True, told=told)

@@ -1,0 +1,82 @@
+"""The command itself, and what its words share.  What needs torch, pandas or rich is imported when one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+import trainkit
+from trainkit.cli.exits import Commands
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@click.group(
+    cls=Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        # --batch_size is --batch-size: options have the same names here as in Python.
+        "token_normalize_func": lambda word: word.replace("_", "-"),
+    },
+    epilog="""\b
+Exit codes:
+    0  the job completed, or the command did what it was asked
+    1  the training code raised
+    2  bad input or usage
+    3  the job was stopped on request
+    4  the job was interrupted: its process vanished
+  130  killed by a second Ctrl-C, or no longer watched
+
+\b
+An ID is a job's id or its name; without one, the newest job is meant.
+Jobs live below --root, else TRAINKIT_ROOT, else the current folder.
+
+\b
+--json answers with one JSON object on one line, with the fields of the job
+record; where a job is watched, with one line for each change, of which the
+last is final.  Errors are {"ok": false, "error": {"type", "message"}}.
+
+\b
+Completion in bash (or zsh, fish):
+  eval "$(_TRAINKIT_COMPLETE=bash_source trainkit)"
+""",
+)
+@click.version_option(trainkit.__version__, prog_name="trainkit", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Train PyTorch in the background, watch it, stop it: from any shell."""
+
+
+def answers(command: Command) -> Command:
+    """Give a command --json and --root."""
+    command = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")(command)
+    root = click.Path(file_okay=False)
+    return click.option("--root", type=root, help="Folder of the jobs, instead of the current one.")(command)
+
+
+def starts(command: Command) -> Command:
+    """Give a command what starting a job takes."""
+    for option in (
+        click.option("--job-id", help="The job's id; without it one is made."),
+        click.option("--name", help="What the job is called."),
+        click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
+        click.option(
+            "--runner",
+            type=click.Choice(["process", "thread"]),
+            default="process",
+            show_default=True,
+            help="In a process of its own, which outlives this command; or in a thread of it.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from trainkit.store import Store
+
+    return sorted(each for each in Store(ctx.params.get("root")).job_ids() if each.startswith(incomplete))
+
+
+job_id_argument = click.argument("job_id", metavar="[ID]", required=False, shell_complete=_complete_id)

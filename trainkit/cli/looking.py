@@ -1,0 +1,135 @@
+"""The words that look at jobs: jobs, status, watch, logs."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trainkit.cli.exits import Exit, echo_json
+from trainkit.cli.group import answers, job_id_argument
+
+if TYPE_CHECKING:
+    from trainkit.job import Job
+
+_STATES = ("QUEUED", "RUNNING", "PAUSED", "STOPPING", "COMPLETED", "STOPPED", "FAILED", "INTERRUPTED")
+_FOLLOW_S = 0.1
+
+
+@click.command()
+@click.option("--state", type=click.Choice(_STATES, case_sensitive=False), help="Only jobs in this state.")
+@answers
+def jobs(state: str | None, root: str | None, as_json: bool) -> int:
+    """List the jobs, newest first."""
+    from trainkit import listing, view
+    from trainkit.store import Store
+
+    store = Store(root)
+    found = listing.jobs(state, root=store)
+    records = [job.record for job in found]
+    if as_json:
+        from trainkit.record import to_dict
+
+        damaged = [
+            {"job_id": job_id, "status": "UNREADABLE", "message": reason}
+            for job_id, reason in found.unreadable.items()
+        ]
+        echo_json({"jobs": [*map(to_dict, records), *damaged]})
+        return Exit.OK
+    from trainkit.cli.screens import show_jobs
+
+    rows: list[Any] = [(record.status, {"id": record.job_id, **view.row(record)}) for record in records]
+    for job_id in found.unreadable:
+        cells = dict.fromkeys(["id", "name", "state", "done", "at", "best", "runner"], "")
+        rows.append((None, cells | {"id": job_id, "state": "UNREADABLE"}))
+    if rows:
+        show_jobs(rows)
+    else:
+        click.echo(f"no {f'{state} ' if state else ''}jobs under {store.root}")
+    for reason in found.unreadable.values():
+        click.echo(f"trainkit: unreadable: {reason}", err=True)
+    return Exit.OK
+
+
+@click.command()
+@job_id_argument
+@answers
+def status(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """Show how a job is."""
+    from trainkit.listing import attach
+
+    job = attach(job_id, root=root)
+    if as_json:
+        echo_json(job.status())
+        return Exit.OK
+    from trainkit.cli.screens import summary, terminal
+
+    terminal().print(summary(job.record, job.store), soft_wrap=True)
+    return Exit.OK
+
+
+@click.command()
+@job_id_argument
+@answers
+def watch(job_id: str | None, root: str | None, as_json: bool) -> int:
+    """Watch a job until it ends.
+
+    The exit code tells how it ended.  Ctrl-C ends the watching; the job goes on.
+    """
+    from trainkit.cli.screens import screen_for
+    from trainkit.cli.watching import look_on
+    from trainkit.listing import attach
+
+    job = attach(job_id, root=root)
+    return look_on(job, screen_for(job.store, as_json=as_json))
+
+
+@click.command()
+@job_id_argument
+@click.option("--follow", "-f", is_flag=True, help="Go on until the job has ended.")
+@click.option("--tail", "-n", type=click.IntRange(min=0), help="Begin with that many last lines.")
+@answers
+def logs(job_id: str | None, follow: bool, tail: int | None, root: str | None, as_json: bool) -> int:
+    """Show what the training code printed."""
+    from trainkit.errors import TrainkitError
+    from trainkit.listing import attach
+
+    job = attach(job_id, root=root)
+    if not job.paths.output.exists():
+        raise TrainkitError(f"job {job.id!r} has no {job.paths.output.name}: it was not started by this trainkit")
+    if as_json and not follow:
+        echo_json({"job_id": job.id, "logs": job.logs(tail)})
+        return Exit.OK
+    if not follow:
+        click.echo(job.logs(tail), nl=False)
+        return Exit.OK
+    rest = ""
+    for new in _appended(job, tail):
+        if not as_json:
+            click.echo(new, nl=False)
+            continue
+        *lines, rest = (rest + new).split("\n")
+        for line in lines:
+            echo_json({"job_id": job.id, "line": line})
+    if rest:
+        echo_json({"job_id": job.id, "line": rest})
+    return Exit.OK
+
+
+def _appended(job: Job, tail: int | None) -> Iterator[str]:
+    """Yield what a job prints until it has ended, beginning with its last lines, or all."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    with open(job.paths.output, "rb") as file:
+        while True:
+            ended = job.done()  # asked before reading: what is printed last is then never missed
+            new = decoder.decode(file.read(), final=ended)
+            if tail is not None:
+                new, tail = "".join(new.splitlines(keepends=True)[-tail:] if tail else []), None
+            if new:
+                yield new
+            if ended:
+                return
+            time.sleep(_FOLLOW_S)

@@ -1,0 +1,137 @@
+"""The words that start a job and watch it: train, submit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from trainkit.cli.exits import Exit, echo_json
+from trainkit.cli.group import Command, answers, starts
+from trainkit.tabular.options import TrainOptions, describe_option
+
+if TYPE_CHECKING:
+    from trainkit.job import Job
+
+
+def _start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool, then: str) -> int:
+    """Start a job and watch it.
+
+    Args:
+        launch: starts it.
+        runner: for jobs that cannot be detached.
+        detach: do not watch.
+        as_json: print JSON.
+        then: what to try with the model; ``{model}`` and ``{id}`` are filled in.
+    """
+    if detach and runner == "thread":
+        raise click.UsageError("--detach needs --runner process: a thread ends with this command")
+    if detach:
+        job = launch()
+        if as_json:
+            echo_json(job.status())
+        else:
+            click.echo(job.id)
+            click.echo(f"watch it with: trainkit watch {job.id}", err=True)
+        return Exit.OK
+    from trainkit.cli.screens import screen_for, shown_path
+    from trainkit.cli.watching import Interrupts, watch
+
+    with Interrupts() as interrupts:
+        job = launch()
+        code = watch(job, screen_for(job.store, as_json=as_json), interrupts)
+    if not as_json and code in (Exit.OK, Exit.STOPPED) and job.paths.model.exists():
+        click.echo(f"\nNext:  {then.format(id=job.id, model=shown_path(str(job.paths.model)))}")
+    return code
+
+
+def _train_options(command: Command) -> Command:
+    """Give a command one option for each option of table training, from their one definition."""
+    for field in reversed(msgspec.structs.fields(TrainOptions)):
+        about, kind = describe_option(field.name)
+        facts = [kind.replace("a list", "several with commas between")]
+        if field.default not in (None, ()):
+            facts.append(f"default: {field.default}")
+        shown = f"{about}  [{'; '.join(facts)}]"
+        option = click.option(f"--{field.name.replace('_', '-')}", field.name, metavar="VALUE", help=shown)
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path())
+@_train_options
+@starts
+@answers
+def train(
+    file: str | None,
+    runner: str,
+    detach: bool,
+    name: str | None,
+    job_id: str | None,
+    root: str | None,
+    as_json: bool,
+    **given: str | None,
+) -> int:
+    """Train on a table, and watch it.
+
+    FILE is CSV, TSV, JSON Lines or Parquet, also with .gz; without it, made-up rows.  What is not told is
+    chosen from the data.  Ctrl-C stops and saves; a second one kills.
+
+    \b
+    trainkit train penguins.csv --target species --epochs 20
+    """
+    from trainkit.tabular.options import check_options
+
+    told = {name: value for name, value in given.items() if value is not None}
+    checked = check_options(told, from_text=True)
+    options = {name: getattr(checked, name) for name in told}
+
+    def launch() -> Job:
+        from trainkit.launching import train
+
+        return train(file, runner=runner, name=name, job_id=job_id, root=root, **options)
+
+    then = 'tk.load_model("{model}").predict(table)'
+    return _start(launch, runner=runner, detach=detach, as_json=as_json, then=then)
+
+
+@click.command()
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("parameters", metavar="[KEY=VALUE]...", nargs=-1)
+@starts
+@answers
+def submit(
+    function: str,
+    parameters: tuple[str, ...],
+    runner: str,
+    detach: bool,
+    name: str | None,
+    job_id: str | None,
+    root: str | None,
+    as_json: bool,
+) -> int:
+    """Run a function of yours as a job, and watch it.
+
+    MODULE is imported as Python does, also from the current folder; FUNCTION gets the run as its first
+    argument, then the parameters.  A VALUE is read as JSON where it is JSON, else as text.
+    Ctrl-C stops and saves; a second one kills.
+
+    \b
+    trainkit submit fit:train lr=0.001 hidden=[64,64]
+    """
+    from trainkit.cli.functions import find_function, parse_values
+
+    values = parse_values(parameters)
+    if own := sorted({"runner", "name", "job_id", "root"} & values.keys()):
+        raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
+    found = find_function(function)
+
+    def launch() -> Job:
+        from trainkit.launching import submit
+
+        return submit(found, runner=runner, name=name, job_id=job_id, root=root, **values)
+
+    return _start(launch, runner=runner, detach=detach, as_json=as_json, then='tk.attach("{id}").model()')
