@@ -80,6 +80,10 @@ def of(messages: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [message for message in messages if message["type"] == kind]
 
 
+def printed(kernel: Kernel, code: str) -> str:
+    return "".join(message["text"] for message in of(kernel.run(code, front_end=True), "stream"))
+
+
 def test_text_without_a_front_end(kernel: Kernel) -> None:
     """nbclient, nbval and papermill get text that two equal runs share, and no widget."""
     kernel.run(FIT, front_end=False)
@@ -96,8 +100,7 @@ def test_text_without_a_front_end(kernel: Kernel) -> None:
         messages = kernel.run(call, front_end=False)
         assert [sorted(each["data"]) for each in of(messages, "display_data")] == [["text/plain"]]
         assert not of(messages, "comm_open")
-    (told,) = of(kernel.run("print(panels())", front_end=False), "stream")
-    assert told["text"] == "[]\n"
+    assert printed(kernel, "print(panels())") == "[]\n"
 
 
 def test_a_panel_and_then_a_picture(kernel: Kernel) -> None:
@@ -115,8 +118,7 @@ def test_a_panel_and_then_a_picture(kernel: Kernel) -> None:
     after = kernel.run("time.sleep(0.3); left = panels()", front_end=True)
     closed |= {message["comm_id"] for message in [*of(messages, "comm_close"), *of(after, "comm_close")]}
     assert closed == opened
-    (told,) = of(kernel.run("print(left)", front_end=True), "stream")
-    assert told["text"] == "[]\n"
+    assert printed(kernel, "print(left)") == "[]\n"
 
 
 def test_updates_come_while_a_cell_is_busy(kernel: Kernel) -> None:
@@ -129,3 +131,17 @@ def test_updates_come_while_a_cell_is_busy(kernel: Kernel) -> None:
     steps = [each["data"]["content"].get("card", {}).get("headline") for each in custom]
     assert len(set(steps)) >= 3
     kernel.run("job.stop(); job.wait()", front_end=True)
+
+
+def test_a_tab_that_was_closed_is_not_fed_for_ever(kernel: Kernel) -> None:
+    """When no page has been heard of for long, and the kernel was free to hear one, nothing more is sent."""
+    kernel.run(FIT, front_end=True)
+    kernel.run("job = tk.submit(fit, epochs=1000)\npanel = job.panel()\npanel", front_end=True)
+    busy = "panel._heard_at -= 1000\ntime.sleep(3)\nprint(panels())"
+    assert printed(kernel, busy) == "['trainkit-panels']\n", "a kernel that is busy hears nobody"
+    give_up_at = time.monotonic() + 20
+    while printed(kernel, "print(panels())") != "[]\n":
+        assert time.monotonic() < give_up_at
+    comes_back = "panel._receive(panel, {'type': 'hello'}, [])\nprint(panels())"
+    assert printed(kernel, comes_back) == "['trainkit-panels']\n"
+    kernel.run("job.stop(); job.wait(); panel.close()", front_end=True)
