@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import shutil
 import threading
 import time
@@ -304,9 +305,12 @@ def test_a_catalogue_reads_only_what_changed(root: Path) -> None:
             store.write_record(record, durable=False)
     catalogue = Catalogue(store)
     assert len(catalogue.scan()[0]) == 1000
-    first = catalogue.took_s
+    # A change that leaves no trace in the listing is not seen: so nothing but the listing is read.
+    path = store.paths("job7").record
+    stat = path.stat()
+    path.write_bytes(path.read_bytes().replace(b'"name":"x"', b'"name":"z"'))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert catalogue.scan() == ([], [])
-    assert catalogue.took_s < first / 3
     store.write_record(Record(job_id="job5", name="other", status=Status.COMPLETED), durable=False)
     assert [row[1] for row in catalogue.scan()[0]] == ["other"]
 
