@@ -315,6 +315,17 @@ def test_a_catalogue_reads_only_what_changed(root: Path) -> None:
     assert [row[1] for row in catalogue.scan()[0]] == ["other"]
 
 
+def test_a_catalogue_sees_a_job_vanish(root: Path) -> None:
+    """When an owner dies no file changes; the row says INTERRUPTED nevertheless."""
+    store = Store(root)
+    lock = store.create(Record(job_id="a", name="a", status=Status.RUNNING, runner="process"))
+    catalogue = Catalogue(store)
+    assert catalogue.scan()[0][0][2] == "RUNNING"
+    lock.close()
+    assert catalogue.scan()[0][0][2] == "INTERRUPTED"
+    assert catalogue.scan() == ([], [])
+
+
 # --- launcher ----------------------------------------------------------------------------------------
 
 
