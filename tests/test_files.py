@@ -137,6 +137,7 @@ def test_a_process_is_known_by_more_than_its_pid() -> None:
     assert owners.is_running(owners.Process(me.pid, me.started_at - 60, me.boot_id, me.host)) is False
     assert owners.is_running(owners.Process(me.pid, me.started_at, "other-boot", me.host)) is False
     assert owners.is_running(owners.Process(me.pid, me.started_at, "other-boot", "elsewhere")) is None
+    assert owners.is_running(owners.Process(me.pid, me.started_at, me.boot_id, "a-container")) is None
     with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
         child_identity = owners.process(child.pid)
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and a zombie until it is waited for
@@ -284,11 +285,26 @@ def test_a_lock_kept_by_a_stray_child_does_not_keep_a_job_alive(root: Path) -> N
     """Locked, but every process that is known to run the job is gone: it is dead."""
     files = Store()
     lock = files.create(queued("a"))
-    me = owners.this_process()
-    gone = owners.Process(me.pid, me.started_at - 60, me.boot_id, me.host)
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as child:
+        gone = owners.process(child.pid)
     files.write_handle("a", Handle(runner="process", processes=[gone]))
     assert files.observe("a").status is Status.INTERRUPTED
     lock.close()
+
+
+def test_the_lock_is_believed_where_pids_cannot_be(root: Path) -> None:
+    """Set clocks and containers on one machine make pids useless; the lock they share tells who lives."""
+    files = Store()
+    lock = files.create(queued("a"))
+    me = owners.this_process()
+    for there in (
+        owners.Process(me.pid, me.started_at + 100, me.boot_id, me.host),  # the clock was set
+        owners.Process(1, 1.0, me.boot_id, "a-container"),
+    ):
+        files.write_handle("a", Handle(runner="process", processes=[there]))
+        assert files.observe("a").status is Status.QUEUED
+    lock.close()
+    assert files.observe("a").status is Status.INTERRUPTED
 
 
 def test_the_older_shape_has_no_owner(root: Path) -> None:

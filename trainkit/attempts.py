@@ -9,7 +9,7 @@ from trainkit.errors import CheckpointError, StateError
 from trainkit.locks import FileLock, try_lock
 from trainkit.record import Record, Status, begin_attempt
 from trainkit.runners import runner as find_runner
-from trainkit.slots import Ticket
+from trainkit.slots import Ticket, job_limit
 from trainkit.store import Handle, Store
 from trainkit.task import Task
 
@@ -26,6 +26,7 @@ def begin(store: Store, record: Record, task: Task) -> None:
         task: what to run.
     """
     find_runner(str(record.runner))
+    job_limit()  # a wrong setting is an error here, not in a job that waits
     lock = store.create(record)
     try:
         _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
@@ -68,8 +69,13 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
                 f"job {record.name!r} cannot go on by itself: its function uses things that exist only in the "
                 "notebook that ran it. Run the cell that started it again"
             )
+        store.sweep(job_id)
+        paths.result.unlink(missing_ok=True)  # what an earlier attempt returned is not what this one will
+        # The handle first: with the old one, observers would look for processes that are gone.
+        handle = Handle(runner=where, requests_offset=paths.requests.stat().st_size)
+        store.write_handle(job_id, handle)
         store.write_record(record, durable=True)
-        _hand_over(store, record, None, lock, Handle(runner=where, requests_offset=paths.requests.stat().st_size))
+        _hand_over(store, record, None, lock, handle)
     except BaseException:
         lock.close()
         raise

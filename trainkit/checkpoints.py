@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -103,7 +104,10 @@ def save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: fl
     if paths.resume.exists():
         # A link, not a rename: at no instant is there no resume.pt.
         link = paths.folder / f".{uuid.uuid4().hex}.tmp"
-        os.link(paths.resume, link)
+        try:
+            os.link(paths.resume, link)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(paths.resume, link)
         os.replace(link, paths.resume_previous)
     os.replace(temporary, paths.resume)
     sync_folder(paths.folder)

@@ -63,9 +63,11 @@ class Control:
             ending, ended_by, message = ENDINGS[action]
             if self.ending is None or (ending == "stop" and self.ending == "finish"):
                 self.ending, self.ended_by = ending, ended_by
+            # The wish counts before it is acknowledged: on a full disk only the latter fails.
+            self.attention = True
+            self._go_on.set()
             if status is not Status.STOPPING:
                 self._recorder.change(Status.STOPPING, message=message)
-            self._go_on.set()
         elif action == "pause" and status is Status.RUNNING:
             self.release_gpu = bool(request.get("release_gpu"))
             self._go_on.clear()
@@ -77,8 +79,8 @@ class Control:
             self.checkpoint_wanted = True
         else:
             return
-        self._recorder.event("request", action=action, params=request.get("params"))
         self.attention = True
+        self._recorder.event("request", action=action, params=request.get("params"))
 
     # --- any thread ------------------------------------------------------------------------------
 
@@ -122,7 +124,10 @@ class Control:
         with self._copies_guard:
             wishes, self.copies_wanted = self.copies_wanted, []
         for wish in wishes:
-            wish.set_result((copy.deepcopy(model), step))
+            try:
+                wish.set_result((copy.deepcopy(model), step))
+            except Exception as error:  # noqa: BLE001 - a model that cannot be copied must not end its training
+                wish.set_exception(error)
 
     def close(self) -> None:
         """Tell those who still wait for a copy that there will be none."""

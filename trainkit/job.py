@@ -207,11 +207,11 @@ class Job:
         On a job that has ended nothing happens.  A function that uses nothing of ``run`` cannot be stopped,
         only killed.
         """
-        return self._ask("stop", until=lambda status: status is not Status.RUNNING)
+        return self._ask("stop", until=lambda status: status is Status.STOPPING or status.terminal)
 
     def finish(self) -> Status:
         """Ask the job to end its loops early, validate, export and complete; return its state."""
-        return self._ask("finish", until=lambda status: status is not Status.RUNNING)
+        return self._ask("finish", until=lambda status: status is Status.STOPPING or status.terminal)
 
     def pause(self, *, release_gpu: bool = False) -> Status:
         """Ask the job to save and wait after its current step; return its state.
@@ -379,8 +379,7 @@ class Job:
             outcome.settled.wait()
             return outcome.value, outcome.error, outcome.returned
         if record.runner != "thread" and self.paths.result.exists():
-            value, error, returned = load_outcome(self.paths.result)
-            return value, error, returned
+            return load_outcome(self.paths.result)
         return None, None, False
 
     # --- showing ---------------------------------------------------------------------------------

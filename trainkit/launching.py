@@ -191,6 +191,17 @@ def _bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str,
         OptionError: it does not take them.
     """
     name = describe(function)
+    called = inspect.unwrap(getattr(function, "func", function))
+    for each in (called, getattr(called, "__call__", None)):  # noqa: B004 - its kind is asked, not whether it is
+        if (
+            inspect.isgeneratorfunction(each)
+            or inspect.iscoroutinefunction(each)
+            or inspect.isasyncgenfunction(each)
+        ):
+            raise OptionError(
+                f"{name}() is a generator or async function, so calling it would run nothing; "
+                "pass a plain function (in one, asyncio.run(...) runs async code)"
+            )
     try:
         signature = inspect.signature(function)
     except ValueError:

@@ -34,7 +34,11 @@ class JobList(list[Job]):
         """
         rows = []
         for job in self:
-            rows.append([*([job.id] if ids else []), *row(job.record).values()])
+            try:
+                record = job.record
+            except UnknownJobError:
+                continue  # deleted since
+            rows.append([*([job.id] if ids else []), *row(record).values()])
         for job_id, reason in self.unreadable.items():
             rows.append([*([job_id] if ids else []), job_id, "UNREADABLE", "", reason, "", ""])
         header = [*(["id"] if ids else []), "name", "state", "done", "at", "best", "runner"]

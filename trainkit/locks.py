@@ -69,6 +69,12 @@ class FileLock:
         os.set_inheritable(fd, False)
         return cls(fd, path)
 
+    def release(self) -> None:
+        """Free the lock for good, also where another process has inherited a handle of it."""
+        if self.fd >= 0 and sys.platform != "win32":
+            fcntl.flock(self.fd, fcntl.LOCK_UN)
+        self.close()
+
     def close(self) -> None:
         """Give up this handle.  The lock is freed once no process has a handle of it left."""
         if self.fd >= 0:
@@ -126,7 +132,7 @@ def locked(
     try:
         yield
     finally:
-        lock.close()
+        lock.release()
 
 
 def _close_in_forked_child() -> None:

@@ -52,9 +52,10 @@ def this_process() -> Process:
 
 def is_running(identity: Process) -> bool | None:
     """Whether that very process still runs; None if it is on another host and cannot be asked."""
+    if identity.host != socket.gethostname():
+        return None  # a container has its own pids, though it shares the boot
     if identity.boot_id != boot_id():
-        # Containers and laptops may share a host name, but not a boot.
-        return False if identity.host == socket.gethostname() else None
+        return False
     try:
         found = psutil.Process(identity.pid)
         same = abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
@@ -70,14 +71,24 @@ def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
         owner_lock: the file whose lock the owner holds.
         processes: those known to run or supervise the job; may be empty while it is handed over.
     """
-    running = [is_running(each) for each in processes]
-    if None in running:
-        return None
+    known = list(processes)
+    if any(each.boot_id != boot_id() and is_running(each) is None for each in known):
+        return None  # another kernel's locks are not seen here
     lock = is_locked(owner_lock)
     if lock is None:
-        return any(running)
-    # All known processes gone, yet locked: a child that escaped our fork hook has kept the descriptor.
-    return lock and (not running or any(running))
+        running = [is_running(each) for each in known]
+        return None if None in running else any(running)
+    # All known pids gone, yet locked: a child that escaped our fork hook has kept the descriptor.  A pid that
+    # exists is enough here: start times move when the clock is set, and the lock is the better witness.
+    here = [each for each in known if each.host == socket.gethostname() and each.boot_id == boot_id()]
+    return lock and (not known or len(here) < len(known) or any(_pid_lives(each.pid) for each in here))
+
+
+def _pid_lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Pulse:

@@ -27,12 +27,14 @@ class Place:
         step: how many steps have begun, over all epochs and attempts.
         epoch: the current epoch, from 1.
         looping: whether a loop has begun, so that a checkpoint has a place to come back to.
+        within_epoch: whether the code of an epoch is running.
     """
 
     def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None) -> None:
         self.step = 0
         self.epoch = 0
         self.looping = False
+        self.within_epoch = False
         self._keeps_random = keeps_random
         self._saved = dict(saved or {})
         self._loop = 0  # which of the calls of `run.epochs` this is, from 1
@@ -63,6 +65,8 @@ class Place:
     def begin_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Begin a loader's batches, and pass over those that an earlier attempt has done."""
         self.looping = True
+        if self._skip:
+            self._restore("epoch_random")  # where there is no loop over epochs to do it
         if self._keeps_random and not self._epoch_random:
             self._epoch_random = random_state()
         generator = getattr(loader, "generator", None)
@@ -70,10 +74,11 @@ class Place:
             generator.set_state(self._saved["loader_random"])
         self._loader_random = generator.get_state() if generator is not None else None
         batches = iter(loader)
-        skip, self._skip = self._skip, 0
-        if skip:
-            next(itertools.islice(batches, skip - 1, None), None)
-            self._restore("random")
+        if self._skip:
+            # An epoch may have several loops over batches: the later ones pass over the rest.
+            self._skip -= sum(1 for _ in itertools.islice(batches, self._skip))
+            if not self._skip:
+                self._restore("random")
         return batches
 
     def begin_step(self) -> None:

@@ -16,6 +16,8 @@ import msgspec
 from trainkit.errors import RecordError, StateError
 
 SCHEMA_VERSION = 1
+#: Longer lists are shown by their length.
+LONG_LIST = 1000
 
 
 class Status(str, Enum):
@@ -220,9 +222,12 @@ def to_plain(value: Any) -> Any:
             return value
         return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, Mapping):
-        return {str(key): to_plain(item) for key, item in value.items()}
+        return {to_plain(str(key)): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        # File names that are no UTF-8 come as lone surrogates, which JSON cannot hold.
+        return value.encode("utf-8", "backslashreplace").decode()
     return value
 
 
@@ -247,12 +252,18 @@ def to_jsonable(value: Any) -> Any:
     >>> to_jsonable({"lr": 0.1, "sizes": (64, 64), "act": len})
     {'lr': 0.1, 'sizes': [64, 64], 'act': '<built-in function len>'}
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return to_jsonable(value.value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return to_jsonable(value.item())  # a scalar of numpy or torch
     if isinstance(value, Mapping):
         return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [to_jsonable(item) for item in value]
+        # A parameter is read by people; data belongs into files.
+        many = len(value) > LONG_LIST
+        return f"{type(value).__name__} of {len(value)} values" if many else [to_jsonable(item) for item in value]
     text = repr(value)
     return text if len(text) <= 200 else text[:197] + "..."
 
@@ -285,7 +296,7 @@ def decode(data: bytes | str) -> Record:
     """
     try:
         raw = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise RecordError(f"expected one JSON object, got {type(raw).__name__}")
@@ -315,9 +326,11 @@ def _from_older_shape(raw: dict[str, Any]) -> dict[str, Any]:
     new = {key: value for key, value in raw.items() if value is not None}
     new["schema_version"] = SCHEMA_VERSION
     new["name"] = raw.get("name") or raw.get("job_id") or ""
-    new["status"] = _OLDER_STATUS.get(cast("str", status), status)
+    if not isinstance(status, str):
+        raise RecordError(f"status: expected a text, got {status!r:.80}")
+    new["status"] = _OLDER_STATUS.get(status, status)
     if status in _OLDER_PHASE:
-        new["phase"] = _OLDER_PHASE[cast("str", status)]
+        new["phase"] = _OLDER_PHASE[status]
     for key in ("created_at", "finished_at"):
         if key in new:
             new[key] = _unix_seconds(new[key], key)

@@ -148,7 +148,9 @@ class Recorder:
     def tick(self) -> None:
         """Do one round of the thread's work: requests, metrics, record."""
         for request in self._new_requests():
-            self.on_request(request)
+            # Anybody may write a request: what makes no sense is passed over, not died of.
+            if isinstance(request.get("action"), str):
+                self.on_request(request)
         self._drain()
         now = self.clock()
         # A clock that was set back must not stop the refreshing.
@@ -208,7 +210,9 @@ class Recorder:
             numbers = self._numbers(values)
             if not numbers:
                 continue
-            lines.append({"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **numbers})
+            lines.append(
+                {"attempt": attempt, "epoch": int(epoch), "step": int(step), "time": logged_at, **numbers}
+            )
             self.record.metrics = {**self.record.metrics, **numbers}
             if "loss" in numbers:
                 self.record.loss = numbers["loss"]
@@ -227,7 +231,7 @@ class Recorder:
             key = f"{name}_" if name in RESERVED else name
             try:
                 numbers[key] = float(value)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 self.warn(
                     f"run.log({name}=...) got {type(value).__name__}, which is not one number; it was left out. "
                     "Log a float or a tensor of one element."

@@ -99,14 +99,18 @@ class Run:
             self._place.begin_epoch(epoch + 1)
             if self.control.attention and self._attend():
                 return
+            self._place.within_epoch = True
             yield epoch
+            self._place.within_epoch = False
             if self.control.ending == "finish":
+                self.control.noticed = True
                 return
         # Nothing of this loop is left to be done again: a checkpoint says that the epoch after the last begins.
         # A stop that comes as late as this lets the job complete.
         self._place.begin_epoch(count + 1)
         if self.control.checkpoint_wanted:
             self.save_now()
+        self._place.looping = False
 
     def batches(self, loader: Iterable[Batch], *, phase: str = "training") -> Iterator[Batch]:
         """Yield the batches of a loader; each one is a step.
@@ -143,12 +147,9 @@ class Run:
             yield batch
 
     def _looked_at(self, loader: Iterable[Batch], phase: str) -> Iterator[Batch]:
+        # No place to be cut at: the code around a validation could not come back to its middle.
         with self.phase(phase):
-            for batch in loader:
-                # Not a place to be saved at: only an ending is acted upon here.
-                if self.control.ending and self._attend():
-                    return
-                yield batch
+            yield from loader
 
     @property
     def step(self) -> int:
@@ -300,12 +301,18 @@ class Run:
                 "tracked": {name: _state_of(thing) for name, thing in self._tracked.items()},
                 "params": to_jsonable(self.params),
             }
-            info = save_resume(self._paths, content, step=self.step, epoch=self.epoch, now=begun_at)
-            # The model file keeps up, so that anybody can ask the half-trained model.
-            if (model := exported(self._tracked.get("model"))) is not None:
-                save(self._paths.model, model)
-            self._recorder.note(checkpoint=info, resumable=True)
-            self._recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
+            try:
+                info = save_resume(self._paths, content, step=self.step, epoch=self.epoch, now=begun_at)
+                # The model file keeps up, so that anybody can ask the half-trained model.
+                if (model := exported(self._tracked.get("model"))) is not None:
+                    save(self._paths.model, model)
+                self._recorder.note(checkpoint=info, resumable=True)
+                self._recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
+            except OSError as error:
+                self.warn(
+                    f"no checkpoint could be saved ({error}); the training goes on and tries again later. "
+                    "Is the disk full?"
+                )
         self._cadence.saved(self.step, begun_at=begun_at, ended_at=clock())
 
     @property
@@ -370,14 +377,17 @@ class Run:
         """
         control = self.control
         control.attention = False
+        if control.pause_wanted:
+            self._pause()
         while control.changes:
             self._apply(control.changes.pop(0))
         if control.copies_wanted:
             control.hand_out_copies(self._tracked.get("model"), self.step)
         if control.checkpoint_wanted or self.step >= self._cadence.step:
-            self.save_now()
-        if control.pause_wanted:
-            self._pause()
+            if self._within_an_epoch_of_logs:
+                control.attention = True  # at the end of the epoch
+            else:
+                self.save_now()
         if control.ending is None:
             return False
         control.attention = True
@@ -385,9 +395,16 @@ class Run:
             control.noticed = True
             if self._tracked:
                 self.save_now()  # here, between two steps, and not after the code has cleaned up behind itself
+                if self._within_an_epoch_of_logs:
+                    self.warn("stopped within an epoch that does not use run.batches: resume() repeats that epoch")
             raise StopRun
         control.noticed = True
         return True
+
+    @property
+    def _within_an_epoch_of_logs(self) -> bool:
+        """Whether this is a step that only `log` tells of: to come back to it, its epoch would be run again."""
+        return self._steps_by_log and self._place.within_epoch
 
     def _pause(self) -> None:
         if self._tracked:

@@ -137,6 +137,8 @@ class Ticket:
                     continue
                 if path.name < self._path.name or path.read_bytes() == _RUNNING:
                     ahead.append(path.name.split(".")[1])
+                    if len(ahead) >= limit:
+                        break  # enough to know; with many waiting, looking at all would be the work
             if len(ahead) >= limit:
                 return ahead
             os.write(self._lock.fd, _RUNNING)
@@ -145,9 +147,9 @@ class Ticket:
     def close(self) -> None:
         """Leave the queue."""
         if self._lock is not None:
-            self._path.unlink(missing_ok=True)
-            self._lock.close()
+            self._lock.release()
             self._lock = None
+            self._path.unlink(missing_ok=True)
 
 
 def wait_for_turn(

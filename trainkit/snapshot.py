@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,13 @@ def take(store: Store, record: Record) -> Snapshot:
             return Snapshot(model, step, "live")
         except CancelledError:
             outcome.settled.wait()  # it ended just now; what it returned answers
-        except TimeoutError:
+        except FutureTimeoutError:
             pass  # a long step: what is saved answers
+        except Exception as error:
+            raise TrainkitError(
+                f"the model of job {record.name!r} cannot be copied while it trains ({error}); "
+                "job.checkpoint() saves it, and then its file answers"
+            ) from error
     if outcome is not None and outcome.returned and _is_model(outcome.value):
         return Snapshot(outcome.value, outcome.run.step if outcome.run else record.step, "result")
     path = store.paths(record.job_id).model

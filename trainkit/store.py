@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -196,6 +197,8 @@ class Store:
             return msgspec.json.decode(self.paths(job_id).handle.read_bytes(), type=Handle)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise RecordError(f"{self.paths(job_id).handle}: {error.strerror or error}") from error
         except msgspec.DecodeError as error:
             raise RecordError(f"{self.paths(job_id).handle}: {error}") from error
 
@@ -225,9 +228,14 @@ class Store:
             ) from None
         lock = try_lock(paths.owner_lock)
         assert lock is not None, "the folder was made by us a moment ago"
-        for stream in (paths.requests, paths.metrics, paths.events, paths.output):
-            stream.touch()
-        self.write_record(record, durable=False)
+        try:
+            for stream in (paths.requests, paths.metrics, paths.events, paths.output):
+                stream.touch()
+            self.write_record(record, durable=False)
+        except BaseException:
+            lock.close()
+            self.discard(record.job_id)
+            raise
         return lock
 
     def discard(self, job_id: str) -> None:
@@ -241,7 +249,8 @@ class Store:
     def sweep(self, job_id: str) -> None:
         """Remove the temporary files that kills have left.  Only the owner may call this."""
         paths = self.paths(job_id)
-        for path in (*paths.record.parent.glob(f".{job_id}.*.tmp"), *paths.folder.glob(".*.tmp")):
+        beside = (folder.glob(f".{job_id}.*.tmp") for folder in (paths.record.parent, paths.model.parent))
+        for path in (*itertools.chain(*beside), *paths.folder.glob(".*.tmp")):
             path.unlink(missing_ok=True)
 
     def delete(self, job_id: str) -> None:

@@ -43,8 +43,14 @@ class Appender:
     def append(self, items: Iterable[Mapping[str, Any]]) -> None:
         """Append lines, all in one write."""
         data = b"".join(encode_line(item) for item in items)
-        if data:
+        if not data:
+            return
+        before = os.fstat(self._fd).st_size
+        try:
             write_all(self._fd, data)
+        except OSError:
+            os.ftruncate(self._fd, before)  # all or nothing, so that trying again repeats no line
+            raise
 
     def sync(self) -> None:
         """Return when what was appended is on the disk."""
@@ -60,7 +66,10 @@ class Appender:
 def heal(fd: int) -> None:
     """Close a last line that a kill has torn, so that the next one starts fresh."""
     size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
+    if not size:
+        return
+    os.lseek(fd, size - 1, os.SEEK_SET)
+    if os.read(fd, 1) != b"\n":
         write_all(fd, b"\n")
 
 

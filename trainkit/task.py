@@ -48,10 +48,21 @@ def dump_task(task: Task) -> bytes:
     )
 
 
-def load_task(data: bytes) -> Task:
-    """Undo :func:`dump_task`, in a process where nothing has been set up yet."""
+def load_task(data: bytes, *, own_process: bool = True) -> Task:
+    """Undo :func:`dump_task`.
+
+    Args:
+        data: what it returned.
+        own_process: whether this process is the task's alone; then it works in the folder, and finds modules in
+            the order, of the process that made the task.
+    """
     envelope = pickle.loads(data)
-    sys.path[:] = [*envelope["sys_path"], *(path for path in sys.path if path not in envelope["sys_path"])]
+    if own_process:
+        sys.path[:] = [*envelope["sys_path"], *(path for path in sys.path if path not in envelope["sys_path"])]
+        if os.path.isdir(envelope["folder"]):
+            os.chdir(envelope["folder"])
+    else:
+        sys.path += [path for path in envelope["sys_path"] if path not in sys.path]
     for name, lines in envelope["sources"].items():
         # The cells of a notebook are no files; without this, tracebacks from them would show no code.
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
@@ -76,7 +87,10 @@ def dump_outcome(value: Any, error: BaseException | None, *, returned: bool) -> 
 
 def load_outcome(path: Path) -> tuple[Any, BaseException | None, bool]:
     """Read what :func:`dump_outcome` wrote.  It is a pickle of the user's own job: load only what you ran."""
-    value, error, returned = pickle.loads(path.read_bytes())
+    try:
+        value, error, returned = pickle.loads(path.read_bytes())
+    except Exception:  # noqa: BLE001 - an exception class may take other arguments than it gives; the record has its text
+        return None, None, False
     return value, error, returned
 
 

@@ -116,10 +116,10 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
     if memory_bytes is not None:
         facts.append(("memory", size(memory_bytes)))
     return View(
-        name=record.name,
+        name=clean(record.name),
         status=record.status,
         headline=headline(record),
-        message=record.message,
+        message=clean(record.message),
         progress=record.progress,
         facts=facts,
         numbers=[(name, number(value)) for name, value in paired(record.metrics)],
@@ -216,6 +216,15 @@ def headline(record: Record) -> str:
     return " · ".join(parts)
 
 
+def clean(words: str) -> str:
+    """Return words that users and training code chose on one line, and without what a terminal would obey.
+
+    >>> clean("fit\\x1b[2J\\nRUNNING")
+    'fit [2J RUNNING'
+    """
+    return "".join(each if each.isprintable() else " " for each in words)
+
+
 def text(record: Record, *, now: float | None = None, job_id: bool = False) -> str:
     """Draw a job as a few lines for a terminal or a stored output.
 
@@ -248,7 +257,7 @@ def row(record: Record) -> dict[str, str]:
     {'name': 'fit', 'state': 'RUNNING', 'done': '40 %', 'at': '', 'best': '', 'runner': 'thread'}
     """
     return {
-        "name": record.name,
+        "name": clean(record.name),
         "state": str(record.status),
         "done": f"{record.progress:.0f} %",
         "at": headline(record),

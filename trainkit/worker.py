@@ -1,6 +1,6 @@
 """Runs a job to its end and says how it ended.  The same in a thread and in a process of its own.
 
-``python -m trainkit.worker ROOT JOB_ID LOCK_FD`` is the process that a supervisor starts.
+``python -m trainkit.worker ROOT JOB_ID LOCK_FD TICKET_FD`` is the process that a supervisor starts.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def work(
         Status.RUNNING,
         phase=Phase.STARTING,
         message="",
+        environment=Environment(python=platform.python_version(), trainkit=trainkit.__version__),
         started_at=recorder.clock(),
         pid=identity.pid,
         process_started_at=identity.started_at,
@@ -144,7 +145,11 @@ def _error_info(error: BaseException) -> ErrorInfo:
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)
-    return ErrorInfo(type=type(error).__name__, message=str(error), traceback="".join(lines))
+    try:
+        message = str(error)
+    except Exception as failure:  # noqa: BLE001 - a class of the user's, which may raise anything
+        message = f"(its text cannot be had: {type(failure).__name__})"
+    return ErrorInfo(type=type(error).__name__, message=message, traceback="".join(lines))
 
 
 def _note_environment(recorder: Recorder) -> None:
@@ -190,11 +195,12 @@ def checkpoint_of(store: Store, record: Record) -> dict[str, Any] | None:
 
 def main(arguments: list[str]) -> None:
     """Be the process of one job."""
-    root, job_id, lock_fd = arguments
+    root, job_id, *fds = arguments
     store = Store(root)
     paths = store.paths(job_id)
-    # Held, not used: the job has an owner as long as this process or its supervisor lives.
-    FileLock.inherited(int(lock_fd), paths.owner_lock)
+    # Held, not used: the job has an owner, and its place in the queue, as long as this process or its
+    # supervisor lives.
+    held = [FileLock.inherited(int(fd), paths.owner_lock) for fd in fds]
     handle = store.handle(job_id)
     recorder = Recorder(store, store.read(job_id), requests_offset=handle.requests_offset if handle else 0)
     outcome = Outcome()
@@ -215,6 +221,7 @@ def main(arguments: list[str]) -> None:
         )
         return
     work(recorder, task, outcome, keep_outcome=keep)
+    del held
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +307,9 @@ def test_callbacks_and_await(runner: str) -> None:
     async def settle() -> Any:
         return await job
 
-    assert asyncio.run(settle()) == 7
+    # In a thread of its own: an event loop may run in this one.
+    with ThreadPoolExecutor(1) as elsewhere:
+        assert elsewhere.submit(lambda: asyncio.run(settle())).result(20) == 7
     assert called.wait(5)
 
 

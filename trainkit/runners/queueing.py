@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 from trainkit.record import EndedBy, Status
 from trainkit.recorder import Recorder
 from trainkit.slots import Ticket, job_limit, wait_for_turn
 
 
-def wait_in_queue(recorder: Recorder, ticket: Ticket) -> bool:
-    """Wait until the job may run; on a request to end, close the record instead.  Returns whether to run."""
+def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event | None = None) -> bool:
+    """Wait until the job may run; on a request to end, close the record instead.  Returns whether to run.
+
+    Args:
+        recorder: of the queued job.
+        ticket: its place in the queue.
+        ending: set when the process that would run the job ends.
+    """
 
     def waiting_for(job_ids: list[str]) -> None:
         recorder.note(message=f"waiting for {', '.join(job_ids[:3])}{' …' if len(job_ids) > 3 else ''}")
@@ -17,9 +25,12 @@ def wait_in_queue(recorder: Recorder, ticket: Ticket) -> bool:
     may_run = wait_for_turn(
         ticket,
         limit=job_limit,
-        give_up=lambda: recorder.requested("stop", "finish", "kill"),
+        give_up=lambda: (ending is not None and ending.is_set()) or recorder.requested("stop", "finish", "kill"),
         waiting_for=waiting_for,
     )
-    if not may_run:
+    if not may_run and ending is not None and ending.is_set():
+        message = "the interpreter that would have run it was shut down; nothing was run"
+        recorder.close(Status.INTERRUPTED, ended_by=EndedBy.LOST, message=message)
+    elif not may_run:
         recorder.close(Status.STOPPED, ended_by=EndedBy.USER, message="stopped while it waited; nothing was run")
     return may_run

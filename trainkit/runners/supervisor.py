@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
     adopt_orphans()
     supervise(store, store.read(job_id), lock, ticket)
     ticket.close()
-    lock.close()
+    lock.release()
 
 
 def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket) -> None:
@@ -63,7 +63,7 @@ def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket) -> N
         return
     recorder.detach()
     worker = subprocess.Popen(
-        [sys.executable, "-m", "trainkit.worker", str(store.root), record.job_id, str(lock.fd)],
+        [sys.executable, "-m", "trainkit.worker", str(store.root), record.job_id, *map(str, (lock.fd, ticket.fd))],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         pass_fds=(lock.fd, ticket.fd),

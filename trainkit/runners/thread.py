@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import atexit
 import contextvars
+import os
 import sys
 import threading
+import time
+import traceback
 from collections import OrderedDict
 
 from trainkit.errors import RunnerError, TaskError
 from trainkit.locks import FileLock
 from trainkit.output import captured
 from trainkit.owners import this_process
-from trainkit.record import Record
+from trainkit.record import EndedBy, ErrorInfo, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.slots import Ticket
@@ -30,7 +33,8 @@ EXIT_GRACE_S = 10.0
 _KEPT_OUTCOMES = 16
 
 _outcomes: OrderedDict[str, Outcome] = OrderedDict()
-_threads: dict[str, threading.Thread] = {}
+_threads: dict[str, tuple[threading.Thread, Store, str]] = {}
+_ending = threading.Event()
 
 
 def submit(
@@ -38,7 +42,7 @@ def submit(
 ) -> None:
     """Start the job's thread."""
     if task is None:
-        task = load_task(store.paths(record.job_id).task.read_bytes())
+        task = load_task(store.paths(record.job_id).task.read_bytes(), own_process=False)
     handle.processes = [this_process()]
     store.write_handle(record.job_id, handle)
     outcome = Outcome()
@@ -52,7 +56,7 @@ def submit(
         name=f"trainkit-{record.job_id}",
         daemon=_interactive(),
     )
-    _threads[_key(store, record)] = thread
+    _threads[_key(store, record)] = (thread, store, record.job_id)
     thread.start()
 
 
@@ -87,20 +91,38 @@ def _run(
     ticket: Ticket,
     requests_offset: int,
 ) -> None:
-    recorder = Recorder(store, record, requests_offset=requests_offset)
     try:
+        recorder = Recorder(store, record, requests_offset=requests_offset)
         store.write_record(record, durable=True)
         _keep_for_a_resume(store, record, task)
         with captured(store.paths(record.job_id).output):
-            if wait_in_queue(recorder, ticket):
+            if wait_in_queue(recorder, ticket, ending=_ending):
                 work(recorder, task, outcome)
+    except Exception as error:  # noqa: BLE001 - what we did not foresee must not read as a job that vanished
+        outcome.error = outcome.error or error
+        _tell_failure(store, record, error)
     finally:
-        ticket.close()
-        lock.close()
         outcome.settled.set()
         _threads.pop(_key(store, record), None)
-        while len(_outcomes) > _KEPT_OUTCOMES and next(iter(_outcomes.values())).settled.is_set():
-            _outcomes.popitem(last=False)
+        _forget_old_outcomes()
+        ticket.close()
+        lock.release()
+
+
+def _tell_failure(store: Store, record: Record, error: Exception) -> None:
+    """Write the end of a job whose recorder could not."""
+    if not record.status.terminal:
+        record.status, record.ended_by = Status.FAILED, EndedBy.EXCEPTION
+        record.message = f"{type(error).__name__}: {error}"
+        record.error = ErrorInfo(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
+        record.phase, record.finished_at = None, time.time()
+    store.write_record(record, durable=True)
+
+
+def _forget_old_outcomes() -> None:
+    ended = [key for key, outcome in _outcomes.items() if outcome.settled.is_set()]
+    for key in ended[: max(0, len(ended) - _KEPT_OUTCOMES)]:
+        _outcomes.pop(key, None)
 
 
 def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:
@@ -123,8 +145,15 @@ def _interactive() -> bool:
 @atexit.register
 def _stop_all() -> None:
     """A thread that is inside torch when the interpreter is torn down aborts the process: have it end first."""
-    for key, thread in list(_threads.items()):
-        outcome = _outcomes.get(key)
-        if outcome is not None and outcome.run is not None:
-            outcome.run.control.receive({"action": "shutdown"})
-        thread.join(EXIT_GRACE_S)
+    _ending.set()
+    threads = list(_threads.values())
+    for _, store, job_id in threads:
+        store.request(job_id, "shutdown")
+    give_up_at = time.monotonic() + EXIT_GRACE_S
+    for thread, _, _ in threads:
+        thread.join(max(0.0, give_up_at - time.monotonic()))
+
+
+if hasattr(os, "register_at_fork"):
+    # A forked child has none of the threads, but would run the function above when it ends.
+    os.register_at_fork(after_in_child=_threads.clear)
