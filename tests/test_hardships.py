@@ -322,3 +322,56 @@ def test_a_forked_child_that_exits_tells_nobody_to_stop(root: Path, eventually: 
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
     )
     assert out.stdout == "COMPLETED\n", out.stderr
+
+
+def test_numbers_of_numpy_in_a_tracked_state_can_be_resumed_from(root: Path, eventually: Eventually) -> None:
+    """What weights_only loading would refuse is saved as plain numbers."""
+
+    def fit(run: Any) -> list[Any]:
+        import time
+
+        class Best:
+            value: Any = None
+
+            def state_dict(self) -> dict[str, Any]:
+                return {"value": np.float64(0.5), "history": [np.int64(3)]}
+
+            def load_state_dict(self, state: dict[str, Any]) -> None:
+                self.value = [state["value"], state["history"]]
+
+        best = Best()
+        run.track(best=best)
+        for _ in run.batches(range(100)):
+            time.sleep(0.002)
+        return best.value
+
+    job = tk.submit(fit)
+    eventually(lambda: job.record.step > 3)
+    job.stop()
+    assert job.wait(10) is Status.STOPPED
+    job.resume()
+    assert job.result(timeout=20) == [0.5, [3]]
+
+
+def test_the_end_is_told_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room that was kept for it is given back, and the terminal state is written."""
+    from trainkit import store
+
+    write = store.write_all
+    reserve: list[Path] = []
+
+    def full(fd: int, data: bytes) -> None:
+        if reserve and reserve[0].exists():
+            raise OSError(28, "No space left on device")
+        write(fd, data)
+
+    monkeypatch.setattr(store, "write_all", full)
+
+    def fit(run: Any) -> int:
+        reserve.append(run._paths.reserve)
+        return 3
+
+    job = tk.submit(fit)
+    assert job.wait(10) is Status.COMPLETED
+    assert job.result() == 3
+    assert not job.paths.reserve.exists()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -80,6 +82,23 @@ def _write_temporary(path: Path, content: Any) -> tuple[Path, int, str]:
 # --- resume.pt -----------------------------------------------------------------------------------
 
 
+def plain(state: Any) -> Any:
+    """Return a state with numbers of numpy's as numbers of Python's, at any depth.
+
+    ``torch.load(weights_only=True)`` refuses the former, so what was saved with them could never be read.
+    """
+    if isinstance(state, Mapping):
+        changed = {key: plain(value) for key, value in state.items()}
+        # The same object wherever nothing had to change: a module's state dict carries versions besides.
+        return state if all(changed[key] is value for key, value in state.items()) else changed
+    if type(state) in (list, tuple):
+        items = [plain(value) for value in state]
+        return state if all(new is old for new, old in zip(items, state, strict=True)) else type(state)(items)
+    if type(state).__module__ == "numpy" and getattr(state, "shape", None) == () and hasattr(state, "item"):
+        return state.item()
+    return state
+
+
 def save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: float) -> CheckpointInfo:
     """Write a new ``resume.pt`` and keep the one before it.
 
@@ -123,7 +142,13 @@ def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
     path, info = whole_resume(paths)
     import torch
 
-    return torch.load(path, weights_only=True, map_location="cpu"), info
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu"), info
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name} of job {paths.job_id!r} holds objects that cannot be loaded safely; let what is tracked "
+            "keep its state in numbers, texts, lists, dicts and tensors"
+        ) from error
 
 
 def whole_resume(paths: JobPaths) -> tuple[Path, CheckpointInfo]:

@@ -109,6 +109,11 @@ class JobPaths:
         return self.folder / "owner.lock"
 
     @property
+    def reserve(self) -> Path:
+        """Some room on the disk while the job runs, given back when its end could not be written otherwise."""
+        return self.folder / "reserve"
+
+    @property
     def resume(self) -> Path:
         """The newest checkpoint."""
         return self.folder / "resume.pt"

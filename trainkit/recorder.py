@@ -21,6 +21,8 @@ from trainkit.store import Store
 from trainkit.streams import Appender
 
 TICK_S = 0.05
+#: Enough for the last lines and the terminal record on a disk that is full otherwise.
+RESERVE_BYTES = 65536
 REFRESH_S = 0.2
 HEARTBEAT_S = 1.0
 _SPEED_WINDOW_S = 10.0
@@ -60,6 +62,7 @@ class Recorder:
         self._metrics = Appender(paths.metrics)
         self._events = Appender(paths.events)
         self._requests_offset = requests_offset
+        self._reserve = paths.reserve
         self._unwritten: list[dict[str, Any]] = []
         #: The last failure to write, until a write works again.
         self.trouble: OSError | None = None
@@ -129,6 +132,7 @@ class Recorder:
 
     def start(self) -> None:
         """Start writing in the background."""
+        self._reserve.write_bytes(bytes(RESERVE_BYTES))
         self._thread = threading.Thread(
             target=self._write_until_closed, name=f"trainkit-recorder-{self.record.job_id}", daemon=True
         )
@@ -169,16 +173,30 @@ class Recorder:
         if self._thread is not None:
             self._thread.join()
         with self._guard:
-            while self.pending:
-                self._drain()
-            self.before_refresh()
-            self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
-            now = self.clock()
-            self._measure_speed(now)
-            self._metrics.sync()
-            self._set({"phase": None, "finished_at": now, "updated_at": now, "heartbeat_at": now})
-            self.change(status, **fields)
-            self.detach()
+            try:
+                self._settle(status, fields)
+            except OSError:
+                self._reserve.unlink(missing_ok=True)
+                self._settle(status, fields)
+            finally:
+                self._reserve.unlink(missing_ok=True)
+                self.detach()
+
+    def _settle(self, status: Status, fields: Mapping[str, Any]) -> None:
+        while self.pending or self._unwritten:
+            self._drain()
+        self.before_refresh()
+        self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
+        now = self.clock()
+        self._measure_speed(now)
+        self._metrics.sync()
+        self._set({"phase": None, "finished_at": now, "updated_at": now, "heartbeat_at": now})
+        if self.record.status is not status:  # a first try may have come as far as this
+            check_change(self.record.status, status)
+        was = self.record.status
+        self._set({"status": status, **fields})
+        self._write(durable=True)
+        self.event("state", status=status, was=was, message=self.record.message)
 
     def detach(self) -> None:
         """Close the files without a word, for somebody else to go on writing."""

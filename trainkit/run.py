@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from trainkit.cadence import Cadence
-from trainkit.checkpoints import save, save_resume
+from trainkit.checkpoints import plain, save, save_resume
 from trainkit.control import Control
 from trainkit.determinism import restore_compute
 from trainkit.devices import best_device, move
@@ -445,4 +445,4 @@ def _taken(value: Any) -> Any:
 
 
 def _state_of(thing: Any) -> Any:
-    return thing.state_dict() if hasattr(thing, "state_dict") else thing.get_state()
+    return plain(thing.state_dict() if hasattr(thing, "state_dict") else thing.get_state())
