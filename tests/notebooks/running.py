@@ -86,7 +86,11 @@ def run_and_compare(notebook: Path, queue: Path, *, python: str = sys.executable
 def _held_bytes(family: psutil.Process) -> int:
     """Return what the children of a process hold; the process itself is pytest, which no reader runs."""
     total = 0
-    for child in family.children(recursive=True):
+    try:
+        children = family.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return 0  # all is over
+    for child in children:
         try:
             memory = child.memory_full_info()
         except psutil.Error:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from .running import NOTEBOOKS, copied, run_and_compare
 
@@ -65,7 +64,7 @@ def test_a_job_that_fails_fails_its_notebook(tmp_path: Path) -> None:
     report = run_and_compare(path, tmp_path / "queue")
     assert not report.passed
     assert "1 failed, 1 passed" in report.text
-    assert "ValueError: the data is bad" in report.text
+    assert "the data is bad" in report.text
 
 
 def test_an_output_that_is_not_true_fails_its_notebook(tmp_path: Path) -> None:
@@ -73,14 +72,7 @@ def test_an_output_that_is_not_true_fails_its_notebook(tmp_path: Path) -> None:
     cell = new_code_cell(
         "import trainkit as tk\ntk.submit(lambda run: run.log(loss=1.0)).wait()",
         execution_count=1,
-        outputs=[
-            {
-                "output_type": "execute_result",
-                "execution_count": 1,
-                "metadata": {},
-                "data": {"text/plain": "STOPPED"},
-            }
-        ],
+        outputs=[new_output("execute_result", {"text/plain": "STOPPED"}, execution_count=1)],
     )
     path = tmp_path / "wrong.ipynb"
     nbformat.write(new_notebook(cells=[cell]), path)
@@ -120,4 +112,4 @@ def test_the_notebooks_are_numbered_and_link_to_each_other() -> None:
     """A reader comes from each to the next."""
     assert [int(name[:2]) for name in NAMES] == list(range(1, len(NAMES) + 1))
     for name, following in itertools.pairwise(NAMES):
-        assert following in json.loads((NOTEBOOKS / name).read_text())["cells"][-1]["source"][-1]
+        assert following in nbformat.read(NOTEBOOKS / name, 4).cells[-1].source
