@@ -62,14 +62,13 @@ def test_the_pins_are_whole_and_known_to_work() -> None:
 def binder_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the interpreter of a fresh environment with what Binder installs, and pytest and nbval besides."""
     folder = tmp_path_factory.mktemp("binder")
-    # Binder needs the index of torch without CUDA; where tests run it may be out of reach, and the file at hand.
-    kept = [line for line in (BINDER / "requirements.txt").read_text().splitlines() if "index-url" not in line]
-    needed = folder / "requirements.txt"
-    needed.write_text("\n".join(kept).replace("-c constraints.txt", f"-c {BINDER / 'constraints.txt'}"))
     environment = folder / "environment"
     python = str(environment / "bin" / "python")
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    for arguments in (["-r", str(needed)], ["-c", str(BINDER / "constraints.txt"), "nbval", "pytest"]):
+    for arguments in (
+        ["-r", "binder/requirements.txt"],
+        ["-c", str(BINDER / "constraints.txt"), "nbval", "pytest"],
+    ):
         subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], cwd=REPOSITORY, check=True)
     return python
 
