@@ -40,7 +40,3 @@ class Params(Mapping[str, Any]):
     def update(self, values: Mapping[str, Any]) -> None:
         """Change or add parameters; for the run, between two steps."""
         self._values.update(values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a copy."""
-        return dict(self._values)

@@ -7,6 +7,7 @@ once and durably, by whoever makes them.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -64,8 +65,6 @@ class Recorder:
         self._requests_offset = requests_offset
         self._reserve = paths.reserve
         self._unwritten: list[dict[str, Any]] = []
-        #: The last failure to write, until a write works again.
-        self.trouble: OSError | None = None
         self._guard = threading.RLock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -140,14 +139,10 @@ class Recorder:
 
     def _write_until_closed(self) -> None:
         while not self._closing.wait(0 if len(self.pending) >= _LINES_PER_TICK else TICK_S):
-            try:
+            # A full disk must not end the training, and may be emptied again: the next tick tries anew,
+            # nothing that was logged is dropped meanwhile, and `close` raises if it never worked again.
+            with contextlib.suppress(OSError):
                 self.tick()
-            except OSError as error:
-                # A full disk must not end the training, and may be emptied again: the next tick tries anew,
-                # nothing that was logged is dropped meanwhile, and `close` tells if it never worked again.
-                self.trouble = error
-            else:
-                self.trouble = None
 
     def tick(self) -> None:
         """Do one round of the thread's work: requests, metrics, record."""
