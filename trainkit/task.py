@@ -10,6 +10,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import cloudpickle
@@ -35,7 +36,7 @@ def dump_task(task: Task) -> bytes:
         TaskError: something cannot be pickled; the message names it.
     """
     try:
-        body: bytes = cloudpickle.dumps((task.function, task.arguments))
+        body = _pickled((task.function, task.arguments))
     except Exception as error:  # pickling runs the code of any class, which may raise anything
         raise TaskError(_explain(task, error)) from error
     return pickle.dumps(
@@ -77,8 +78,7 @@ def dump_outcome(value: Any, error: BaseException | None, *, returned: bool) -> 
         TaskError: it cannot be pickled.
     """
     try:
-        data: bytes = cloudpickle.dumps((value, error, returned))
-        return data
+        return _pickled((value, error, returned))
     except Exception as failure:  # as in dump_task
         what = "raised" if error is not None else "returned"
         thing = type(error if error is not None else value).__name__
@@ -103,6 +103,27 @@ def describe(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", None) or type(function).__name__
 
 
+def _pickled(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file).dump(value)
+    return file.getvalue()
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    # From 3.1.3 on, cloudpickle leaves out where code came from; a traceback could not show its lines.
+    make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    return make, tuple(
+        code.co_filename if isinstance(argument, str) and argument == "<dynamic-code>" else argument
+        for argument in arguments
+    )
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by value, and code with the name of its file."""
+
+    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})
+
+
 def _sources(function: Callable[..., Any]) -> dict[str, list[str]]:
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None or os.path.exists(code.co_filename):
@@ -115,7 +136,7 @@ def _explain(task: Task, error: Exception) -> str:
     name = describe(task.function)
     for place, value in _parts(task):
         try:
-            cloudpickle.dump(value, io.BytesIO())
+            _pickled(value)
         except Exception as cause:  # noqa: BLE001 - as in dump_task
             return (
                 f"{name!r} cannot run in another process: its {place} is a {type(value).__module__}."
