@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit import run as run_module
+from trainkit import boundary
 from trainkit.errors import JobFailedError, OptionError, TrainkitError
 from trainkit.record import Status
 from trainkit.slots import LIMIT_VARIABLE
@@ -199,7 +199,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_a_warning(root: Path, monkeypatch:
     def full(*args: Any, **rest: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_module, "save_resume", full)
+    monkeypatch.setattr(boundary, "save_resume", full)
 
     def fit(run: Any) -> int:
         run.track(model=torch.nn.Linear(1, 1))
@@ -368,7 +368,7 @@ def test_the_end_is_told_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "write_all", full)
 
     def fit(run: Any) -> int:
-        reserve.append(run._paths.reserve)
+        reserve.append(run._recorder.store.paths(run.job_id).reserve)
         return 3
 
     job = tk.submit(fit)

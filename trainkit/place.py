@@ -28,6 +28,8 @@ class Place:
         epoch: the current epoch, from 1.
         looping: whether a loop has begun, so that a checkpoint has a place to come back to.
         within_epoch: whether the code of an epoch is running.
+        epochs: how many epochs the loop has, if there is one.
+        steps_by_log: whether every logged line is a step, because no loop over batches tells of them.
     """
 
     def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None) -> None:
@@ -35,6 +37,8 @@ class Place:
         self.epoch = 0
         self.looping = False
         self.within_epoch = False
+        self.epochs: int | None = None
+        self.steps_by_log = True
         self._keeps_random = keeps_random
         self._saved = dict(saved or {})
         self._loop = 0  # which of the calls of `run.epochs` this is, from 1
@@ -45,6 +49,16 @@ class Place:
         if saved:
             self.step, self.epoch = saved["step"], saved["epoch"]
             self._skip = self._offset = saved["offset"]
+
+    @property
+    def epoch_to_tell(self) -> int:
+        """The current epoch, from 1; after the last one still the last."""
+        return min(self.epoch, self.epochs or self.epoch)
+
+    @property
+    def within_an_epoch_of_logs(self) -> bool:
+        """Whether this is a step that only a logged line tells of, so that to come back its epoch is run again."""
+        return self.steps_by_log and self.within_epoch
 
     def begin_loop(self) -> int | None:
         """Begin a loop over epochs; return its first epoch, from 0, or None if an earlier attempt has done it."""

@@ -12,12 +12,12 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from trainkit.record import Best, Record, Status, Throughput, check_change, to_dict, to_jsonable
+from trainkit.record import Best, Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
 from trainkit.store import Store
 from trainkit.streams import Appender
 
@@ -102,6 +102,16 @@ class Recorder:
         """Change fields of the record; written at the next refresh."""
         with self._guard:
             self._set(fields)
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Have the record say what the job is doing meanwhile."""
+        before = self.record.phase
+        self.note(phase=phase)
+        try:
+            yield
+        finally:
+            self.note(phase=before)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append an event.

@@ -12,26 +12,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from trainkit.cadence import Cadence
-from trainkit.checkpoints import plain, save, save_resume
+from trainkit.boundary import Boundary, StopRun
 from trainkit.control import Control
 from trainkit.determinism import restore_compute
-from trainkit.devices import best_device, move
+from trainkit.devices import best_device
 from trainkit.errors import OptionError
-from trainkit.modelfile import exported
-from trainkit.params import FOLLOWED, Params
+from trainkit.params import Params
 from trainkit.place import Place
-from trainkit.record import EndedBy, Phase, to_jsonable
+from trainkit.record import EndedBy, Phase
 from trainkit.recorder import Recorder
 
 Batch = TypeVar("Batch")
-
-
-class StopRun(BaseException):
-    """Ends a run from within, on request.
-
-    Not an ``Exception``, so that an ``except Exception`` in training code does not swallow it by accident.
-    """
 
 
 class Run:
@@ -51,7 +42,6 @@ class Run:
     ) -> None:
         self._recorder = recorder
         self._pending = recorder.pending
-        self._paths = recorder.store.paths(recorder.record.job_id)
         self.job_id = recorder.record.job_id
         self.name = recorder.record.name
         self.params = Params(params)
@@ -60,11 +50,7 @@ class Run:
         own_process = recorder.record.runner != "thread"
         self._place = Place(keeps_random=own_process, saved=resumed)
         self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
-        self._tracked: dict[str, Any] = {}
-        self._epochs: int | None = None
-        self._steps_by_log = True  # until `batches` is used
-        self._device: str | None = None
-        self._cadence = Cadence()
+        self._boundary = Boundary(recorder, self.params, self._place, self.control)
         if resumed:
             self._go_on_from(resumed, own_process=own_process)
 
@@ -90,14 +76,14 @@ class Run:
                 for x, y in run.batches(loader):
                     ...
         """
-        self._epochs = count
+        self._place.epochs = count
         self._recorder.note(epochs=count, phase=Phase.TRAINING)
         first = self._place.begin_loop()
         if first is None:
             return  # what that loop did is in what is tracked
         for epoch in range(first, count):
             self._place.begin_epoch(epoch + 1)
-            if self.control.attention and self._attend():
+            if self.control.attention and self._boundary.attend():
                 return
             self._place.within_epoch = True
             yield epoch
@@ -130,14 +116,14 @@ class Run:
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(max(self.epoch - 1, 0))
         length = _length(loader)
-        if length and self._epochs:
-            self.total_steps = length * self._epochs
-        self._steps_by_log = False
-        control, place, cadence = self.control, self._place, self._cadence
+        if length and self._place.epochs:
+            self.total_steps = length * self._place.epochs
+        self._place.steps_by_log = False
+        control, place, cadence = self.control, self._place, self._boundary.cadence
         batches = place.begin_batches(loader)
         while True:
             # Before the next batch is fetched: fetching may draw random numbers.
-            if (control.attention or place.step >= cadence.step) and self._attend():
+            if (control.attention or place.step >= cadence.step) and self._boundary.attend():
                 return
             try:
                 batch = next(batches)
@@ -159,7 +145,7 @@ class Run:
     @property
     def epoch(self) -> int:
         """The current epoch, from 1."""
-        return min(self._place.epoch, self._epochs or self._place.epoch)
+        return self._place.epoch_to_tell
 
     # --- reporting -------------------------------------------------------------------------------
 
@@ -174,7 +160,7 @@ class Run:
         Raises:
             StopRun: the job was asked to stop and has no ``run.batches`` to do it between two steps.
         """
-        if self._steps_by_log:
+        if self._place.steps_by_log:
             self._step_of_a_bare_loop()
         for name, value in values.items():
             if type(value) is not float:
@@ -185,7 +171,7 @@ class Run:
     def _step_of_a_bare_loop(self) -> None:
         if self.control.attention:
             noticed = self.control.noticed
-            if self._attend() and self._epochs is None and not noticed:
+            if self._boundary.attend() and self._place.epochs is None and not noticed:
                 raise StopRun
         self._place.step += 1
 
@@ -200,12 +186,8 @@ class Run:
             phase = Phase(name)
         except ValueError:
             raise OptionError(f"{name!r} is not a phase; phases: {', '.join(Phase)}") from None
-        before = self._recorder.record.phase
-        self._recorder.note(phase=phase)
-        try:
+        with self._recorder.phase(phase):
             yield
-        finally:
-            self._recorder.note(phase=before)
 
     def message(self, text: str) -> None:
         """Set the line that people read first."""
@@ -217,8 +199,7 @@ class Run:
 
     def update_params(self, /, **params: Any) -> None:
         """Show parameters that were chosen by the code in the record, and in ``run.params``."""
-        self.params.update(params)
-        self._recorder.note(params=to_jsonable(self.params))
+        self._boundary.change(params)
 
     def best(self, metric: str, mode: str = "min") -> None:
         """Say which metric tells the best step; without it ``val_loss``, if it is logged.
@@ -234,10 +215,10 @@ class Run:
     @property
     def device(self) -> str:
         """Where to train: the parameter ``device`` if given, else the first there is of cuda, mps, cpu."""
-        if self._device is None:
-            self._device = str(self.params.get("device") or best_device())
-            self._recorder.note(device=self._device)
-        return self._device
+        if self._boundary.device is None:
+            self._boundary.device = str(self.params.get("device") or best_device())
+            self._recorder.note(device=self._boundary.device)
+        return self._boundary.device
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -259,7 +240,7 @@ class Run:
                     f"run.track({name}=...) got {type(thing).__name__}, which has neither state_dict and "
                     "load_state_dict nor get_state and set_state"
                 )
-            self._tracked[name] = thing
+            self._boundary.tracked[name] = thing
             saved = self._saved_objects.get(name)
             if saved is not None:
                 (thing.load_state_dict if hasattr(thing, "load_state_dict") else thing.set_state)(saved)
@@ -288,37 +269,16 @@ class Run:
         Raises:
             OptionError: a number that is not positive.
         """
-        self._cadence.choose(self.step, steps=steps, seconds=seconds)
+        self._boundary.cadence.choose(self.step, steps=steps, seconds=seconds)
 
     def save_now(self) -> None:
         """Save as :meth:`checkpoint` does, without waiting for the end of the step."""
-        self.control.checkpoint_wanted = False
-        clock = self._recorder.clock
-        begun_at = clock()
-        with self.phase("checkpointing"):
-            content = {
-                **self._place.content(),
-                "tracked": {name: _state_of(thing) for name, thing in self._tracked.items()},
-                "params": to_jsonable(self.params),
-            }
-            try:
-                info = save_resume(self._paths, content, step=self.step, epoch=self.epoch, now=begun_at)
-                # The model file keeps up, so that anybody can ask the half-trained model.
-                if (model := exported(self._tracked.get("model"))) is not None:
-                    save(self._paths.model, model)
-                self._recorder.note(checkpoint=info, resumable=True)
-                self._recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
-            except OSError as error:
-                self.warn(
-                    f"no checkpoint could be saved ({error}); the training goes on and tries again later. "
-                    "Is the disk full?"
-                )
-        self._cadence.saved(self.step, begun_at=begun_at, ended_at=clock())
+        self._boundary.save()
 
     @property
     def tracked(self) -> Mapping[str, Any]:
         """What was given to :meth:`track`, by name."""
-        return self._tracked
+        return self._boundary.tracked
 
     # --- endings ---------------------------------------------------------------------------------
 
@@ -353,77 +313,20 @@ class Run:
 
     def report(self) -> None:
         """Bring the place in the loops into the record; called before it is written."""
-        if self._tracked and self._place.looping and self._cadence.is_due(self._recorder.clock()):
+        if (
+            self._boundary.tracked
+            and self._place.looping
+            and self._boundary.cadence.is_due(self._recorder.clock())
+        ):
             self.control.ask_for_a_checkpoint()
         done = None
         if self.total_steps:
             done = self.step / self.total_steps
-        elif self._epochs:
-            done = max(self.epoch - 1, 0) / self._epochs
+        elif self._place.epochs:
+            done = max(self.epoch - 1, 0) / self._place.epochs
         self._recorder.note(step=self.step, epoch=self.epoch, total_steps=self.total_steps)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
-
-    # --- between two steps -----------------------------------------------------------------------
-
-    def _attend(self) -> bool:
-        """Do what was asked, between two steps, in the training thread.
-
-        Returns:
-            Whether the loops should end as if they had come to their end.
-
-        Raises:
-            StopRun: the job should stop here.
-        """
-        control = self.control
-        control.attention = False
-        if control.pause_wanted:
-            self._pause()
-        while control.changes:
-            self._apply(control.changes.pop(0))
-        if control.copies_wanted:
-            control.hand_out_copies(self._tracked.get("model"), self.step)
-        if control.checkpoint_wanted or self.step >= self._cadence.step:
-            if self._within_an_epoch_of_logs:
-                control.attention = True  # at the end of the epoch
-            else:
-                self.save_now()
-        if control.ending is None:
-            return False
-        control.attention = True
-        if control.ending == "stop" and not control.noticed:
-            control.noticed = True
-            if self._tracked:
-                self.save_now()  # here, between two steps, and not after the code has cleaned up behind itself
-                if self._within_an_epoch_of_logs:
-                    self.warn("stopped within an epoch that does not use run.batches: resume() repeats that epoch")
-            raise StopRun
-        control.noticed = True
-        return True
-
-    @property
-    def _within_an_epoch_of_logs(self) -> bool:
-        """Whether this is a step that only `log` tells of: to come back to it, its epoch would be run again."""
-        return self._steps_by_log and self._place.within_epoch
-
-    def _pause(self) -> None:
-        if self._tracked:
-            self.save_now()  # a paused job survives its kernel
-        device = self._device
-        release = self.control.release_gpu and device is not None and device != "cpu"
-        if release and device:
-            move(self._tracked.values(), "cpu")
-        self.control.wait_until_resumed()
-        if release and device:
-            move(self._tracked.values(), device)
-
-    def _apply(self, changes: Mapping[str, Any]) -> None:
-        before = {name: self.params.get(name) for name in changes}
-        self.update_params(**changes)
-        for thing in self._tracked.values():
-            for group in getattr(thing, "param_groups", []):
-                group.update({name: changes[name] for name in FOLLOWED if name in changes})
-        self._recorder.event("change", params=dict(changes), before=before)
 
 
 def _length(loader: Iterable[Any]) -> int | None:
@@ -442,7 +345,3 @@ def _taken(value: Any) -> Any:
         return value.item() if value.numel() == 1 else value.detach().clone()
     # A copy on the same stream; the recorder's thread waits for it, the training does not.
     return value.detach().clone()
-
-
-def _state_of(thing: Any) -> Any:
-    return plain(thing.state_dict() if hasattr(thing, "state_dict") else thing.get_state())

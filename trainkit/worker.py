@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import trainkit
+from trainkit.boundary import StopRun
 from trainkit.checkpoints import load_resume, save
 from trainkit.errors import CheckpointError, TaskError
 from trainkit.locks import FileLock
@@ -23,7 +24,7 @@ from trainkit.owners import this_process
 from trainkit.paths import JobPaths
 from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
 from trainkit.recorder import Recorder
-from trainkit.run import Run, StopRun
+from trainkit.run import Run
 from trainkit.store import Store, write_atomically
 from trainkit.task import Task, dump_outcome, load_task
 

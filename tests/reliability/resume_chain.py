@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch._dynamo
 
-from trainkit import run as run_module
+from trainkit import boundary
 from trainkit.locks import try_lock
 from trainkit.record import Record, Status, begin_attempt
 from trainkit.recorder import Recorder
@@ -144,7 +144,7 @@ def weights(store: Store, job_id: str) -> str:
 
 def leave_out(what: str) -> Callable[..., Any]:
     """Make checkpoints lack one thing, from here on."""
-    save = run_module.save_resume
+    save = boundary.save_resume
 
     def save_less(paths: Any, content: dict[str, Any], **rest: Any) -> Any:
         if what in content["tracked"]:
@@ -162,7 +162,7 @@ def main(chains: int, folder: str, omit: str | None) -> None:
     """Compare chains of attempts with runs that were never cut."""
     luck = random.Random(7)
     if omit:
-        run_module.save_resume = leave_out(omit)
+        boundary.save_resume = leave_out(omit)
     seen = {"chains": chains, "kills": 0, "mid-epoch": 0, "different": 0}
     whole: dict[tuple[Any, ...], str] = {}
     for number in range(chains):
