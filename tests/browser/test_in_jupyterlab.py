@@ -13,6 +13,7 @@ from playwright.sync_api import Locator, expect
 
 from trainkit.record import Record, Status
 from trainkit.store import Store
+from trainkit.streams import tail
 
 from .lab import Lab, Notebook
 
@@ -49,6 +50,12 @@ def pixels(panel: Locator) -> str:
     return str(panel.locator("canvas").first.evaluate("canvas => canvas.toDataURL()"))
 
 
+def newest(lab: Lab) -> str:
+    """Return the id of the job that was started last."""
+    store = Store(lab.root)
+    return max(store.job_ids(), key=lambda job_id: store.read(job_id).created_at)
+
+
 def state(panel: Locator, *names: str) -> None:
     """Expect a panel to show one of these states."""
     expect(panel.locator(".tk-state").first).to_have_text(re.compile("|".join(names)), timeout=30_000)
@@ -82,15 +89,14 @@ def test_a_click_works_while_the_kernel_is_busy(notebook: Opened) -> None:
     nb.run(1)
     panel = nb.output(1).locator(".tk-monitor")
     state(panel, "Running")
-    job_id = Store(nb.lab.root).job_ids()
+    job_id = newest(nb.lab)
     nb.run(2, wait=False)
     before = step(panel)
     until(lambda: step(panel) > before)
     store = Store(nb.lab.root)
-    newest = max(job_id, key=lambda each: store.read(each).created_at)
     panel.get_by_role("button", name="Stop").click()
     clicked = time.monotonic()
-    until(lambda: store.read(newest).status in (Status.STOPPING, Status.STOPPED))
+    until(lambda: store.read(job_id).status in (Status.STOPPING, Status.STOPPED))
     took_s = time.monotonic() - clicked
     busy = nb.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
     assert took_s < 1.0
@@ -141,7 +147,7 @@ def test_launching_from_the_form(notebook: Opened) -> None:
     panel = nb.output(1).locator(".tk-monitor")
     state(panel, "Running")
     expect(panel.locator(".tk-name")).to_have_text("from the <b>form</b>")
-    expect(panel.locator(".tk-params")).to_contain_text("128")
+    expect(panel.get_by_label("hidden", exact=True)).to_have_value("128")
     until(lambda: step(panel) > 2)
     panel.get_by_role("button", name="Stop").click()
     expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
@@ -257,3 +263,77 @@ def test_by_keyboard_alone(notebook: Opened) -> None:
     nb.page.keyboard.press("Tab")
     nb.page.keyboard.press("Enter")
     expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
+
+
+def test_a_slider_changes_the_job(notebook: Opened) -> None:
+    """Moved by the keyboard while the kernel is busy, it takes effect, and the chart is marked where it did."""
+    nb = notebook(
+        [
+            FIT.replace("hidden: int = 64", "lr: float = 1e-3, hidden: int = 64"),
+            "job = tk.submit(fit)\njob",
+            "began = time.time()\nwhile time.time() - began < 6: pass",
+        ]
+    )
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-monitor")
+    until(lambda: panel.locator("canvas").count() and step(panel) > 2)
+    job_id = newest(nb.lab)
+    nb.run(2, wait=False)
+    slider = panel.get_by_label("lr, slider")
+    slider.focus()
+    for _ in range(5):
+        nb.page.keyboard.press("ArrowRight")
+    expect(panel.get_by_label("lr", exact=True)).to_have_value("0.0016")
+    expect(slider).to_be_focused()
+    store = Store(nb.lab.root)
+    until(lambda: store.read(job_id).params["lr"] == 0.0016)
+    mark = panel.locator(".tk-mark").first
+    expect(mark).to_be_attached()
+    panel.get_by_label("hidden", exact=True).fill("12.5")
+    panel.get_by_label("hidden", exact=True).press("Enter")
+    expect(panel.get_by_label("hidden", exact=True)).to_have_attribute("aria-invalid", "true")
+    panel.get_by_role("button", name="Pause").click()
+    state(panel, "Paused")
+    place = mark.bounding_box()
+    assert place is not None
+    nb.page.mouse.move(place["x"] + 2, place["y"] + 60)
+    (changed,) = [event for event in tail(store.paths(job_id).events)[0] if event["event"] == "change"]
+    expect(panel.locator(".tk-tip:visible")).to_have_text(f"step {changed['step']}lr 0.001 → 0.0016")
+    panel.get_by_role("button", name="Stop").click()
+    expect(nb.output(1)).to_contain_text(f"step {changed['step']}: lr 0.001 → 0.0016", timeout=30_000)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_the_bell(notebook: Opened, granted: bool) -> None:
+    """Who asked is told when the job ends: by the browser where it may, else in the page and its title."""
+    nb = notebook([FIT, "job = tk.submit(fit)\njob"])
+    permission = "granted" if granted else "denied"
+    nb.page.evaluate(
+        """permission => {
+            window.told = [];
+            class Told { constructor(title) { window.told.push(title); } }
+            Told.permission = permission;
+            Told.requestPermission = async () => permission;
+            window.Notification = Told;
+            document.hasFocus = () => false;
+        }""",
+        permission,
+    )
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-monitor")
+    until(lambda: panel.locator("canvas").count())
+    bell = panel.get_by_role("button", name="Tell me when it ends")
+    bell.click()
+    expect(bell).to_have_attribute("aria-pressed", "true")
+    panel.get_by_role("button", name="Stop").click()
+    expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
+    if granted:
+        assert nb.page.evaluate("() => window.told") == ["fit: stopped"]
+        expect(nb.page.locator(".tk-toast")).to_have_count(0)
+    else:
+        expect(nb.page.locator(".tk-toast")).to_contain_text("fit: stopped")
+        nb.page.wait_for_function("() => document.title === '● fit: stopped'")
+        nb.page.evaluate("() => window.dispatchEvent(new Event('focus'))")
+        assert "stopped" not in nb.page.title()

@@ -215,8 +215,53 @@ def test_the_card_holds_what_people_ask_for(scene: Scene) -> None:
     assert card["params"] == [("lr", "0.001"), ("note", "<b>")]
     assert card["best"] == {"metric": "val_loss", "step": 7, "value": 0.25}
     assert [action["name"] for action in card["actions"]] == ["pause", "finish", "stop", "kill"]
-    assert card["warnings"] == ["beware"]
-    assert scene.feed.full()[0]["card"]["warnings"] == ["beware"]
+    assert card["warnings"] == [{"step": 7, "message": "beware"}]
+    assert scene.feed.full()[0]["card"]["warnings"] == card["warnings"]
+
+
+def test_a_control_for_every_number(scene: Scene) -> None:
+    """While a job runs each number has a control, the followed ones first; flags and texts have none."""
+    params = {"hidden": 64, "lr": 0.001, "amp": True, "act": "relu", "clip": float("inf"), "weight_decay": 0.0}
+    scene.recorder.note(params=params)
+    scene.recorder.write_now()
+    controls = scene.feed.full()[0]["card"]["controls"]
+    assert [each["name"] for each in controls] == ["lr", "weight_decay", "hidden"]
+    assert [(each["log"], each["zero"], each["whole"]) for each in controls] == [
+        (True, False, False),
+        (True, True, False),
+        (False, False, True),
+    ]
+    for status, steerable in ((Status.PAUSED, True), (Status.STOPPING, False)):
+        scene.recorder.change(status)
+        assert bool(scene.feed.full()[0]["card"]["controls"]) is steerable
+
+
+def test_a_slider_keeps_its_range(scene: Scene) -> None:
+    """The ends stay where they are while the value moves between them, and follow a value that leaves them."""
+
+    def lr(value: float) -> dict[str, Any]:
+        scene.recorder.note(params={"lr": value})
+        scene.recorder.write_now()
+        found: dict[str, Any] = scene.feed.full()[0]["card"]["controls"][0]
+        return found
+
+    first = lr(1e-3)
+    assert (first["low"], first["high"]) == (1e-5, 0.1)
+    assert {**lr(0.05), "value": 1e-3} == first
+    assert lr(3.0)["high"] > 3.0
+
+
+def test_changes_stand_at_their_steps(scene: Scene) -> None:
+    """A live change comes with its step and in words; what a resumed attempt went back behind is gone."""
+    for step, before, after in ((3, 0.1, 0.01), (8, 0.01, 0.001)):
+        scene.recorder.note(step=step)
+        scene.recorder.event("change", params={"lr": after}, before={"lr": before})
+    scene.log(1, 11)
+    card = the(scene.feed.next())[0]["card"]
+    assert card["changes"] == [{"step": 3, "text": "lr 0.1 → 0.01"}, {"step": 8, "text": "lr 0.01 → 0.001"}]
+    scene.recorder.record.attempt = 2
+    scene.log(6, 8)
+    assert [each["step"] for each in the(scene.feed.next())[0]["card"]["changes"]] == [3]
 
 
 def test_memory_of_the_process(scene: Scene) -> None:

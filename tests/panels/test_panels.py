@@ -78,10 +78,24 @@ def test_a_click_asks_the_job(slow_job: tk.Job, page: Any, eventually: Eventuall
 
 
 def test_live_changes_reach_the_job(slow_job: tk.Job, page: Any, eventually: Eventually) -> None:
-    """A parameter that is set through the panel is the job's from its next step on."""
+    """A parameter that is set through the panel is the job's from its next step on, and marked on its charts."""
+    from trainkit.panels.picture import bundle
+
     seen = page(slow_job.panel())
     seen.say(type="ask", action="set", params={"lr": 0.01})
+    assert seen.hears("asked", action="set")["ok"] is True
     eventually(lambda: slow_job.record.params["lr"] == 0.01)
+    eventually(lambda: any(each.get("card", {}).get("changes") for each in seen.sent))
+    slow_job.stop()
+    slow_job.wait(10)
+    assert "lr 0.1 → 0.01" in bundle(slow_job)["text/html"]
+
+
+def test_a_change_that_cannot_be_is_told(slow_job: tk.Job, page: Any) -> None:
+    """A page that asks for a parameter that the job does not have is told which there are."""
+    seen = page(slow_job.panel())
+    seen.say(type="ask", action="set", params={"rate": 0.01})
+    assert "parameters: epochs, lr" in seen.hears("asked", action="set", ok=False)["message"]
 
 
 @pytest.mark.parametrize("action", ["delete", "__class__", "wait", None, 7])

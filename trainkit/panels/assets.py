@@ -10,6 +10,8 @@ _SCRIPTS = (
     "dom.js",
     "wire.js",
     "chart.js",
+    "controls.js",
+    "bell.js",
     "monitor.js",
     "dashboard.js",
     "launcher.js",

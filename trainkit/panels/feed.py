@@ -21,12 +21,13 @@ import psutil
 from trainkit import view
 from trainkit.errors import RecordError, UnknownJobError
 from trainkit.owners import Process, is_running
+from trainkit.panels.controls import Controls
+from trainkit.panels.happened import Happened
 from trainkit.panels.printed import Printed
 from trainkit.panels.series import Floats, History, thinned
 from trainkit.paths import jobs_folder
 from trainkit.record import Record, Status
 from trainkit.store import Store
-from trainkit.streams import tail
 
 Message = tuple[dict[str, Any], list[bytes]]
 
@@ -39,7 +40,6 @@ _FULL_EVERY_S, _SETTLING_S = 20.0, 3.0
 #: A job of another host is silent if its heartbeat has not moved for so long, on our own clock.
 _SILENT_S = 10.0
 _MEMORY_EVERY_S = 1.0
-_MOST_WARNINGS = 5
 _FRESH_S = 30.0
 
 
@@ -80,8 +80,8 @@ class JobFeed:
         self._memory: tuple[float, int | None] = (-_MEMORY_EVERY_S, None)
         self._heard: tuple[float | None, float] = (None, ticks())
         self._rivals: list[str] | None = None
-        self._warnings: list[str] = []
-        self._events_offset = 0
+        self._happened = Happened(self.paths.events)
+        self._controls = Controls()
 
     def want_full(self) -> None:
         """Let the next message be a full one: a browser has come that knows nothing."""
@@ -147,6 +147,8 @@ class JobFeed:
     def card(self, record: Record) -> dict[str, Any]:
         """Return what is shown of the record, as JSON can hold it."""
         now = self._clock()
+        self._happened.read()
+        steerable = record.status in (Status.RUNNING, Status.PAUSED)
         seen = view.view(record, now=now, memory_bytes=self._memory_bytes(record))
         card = dataclasses.asdict(seen)
         card |= {
@@ -164,7 +166,9 @@ class JobFeed:
             "files": str(self.paths.folder.relative_to(self.store.root)),
             "best": None,
             "silent_s": self._silent_s(record),
-            "warnings": self._new_warnings(),
+            "warnings": list(self._happened.warnings),
+            "changes": self._happened.changes(self.history.begins),
+            "controls": self._controls.of(record.params) if steerable else [],
             "rivals": self._still_rivals(record),
             "groups": list(view.groups(self.history.metrics).items()),
         }
@@ -214,13 +218,6 @@ class JobFeed:
                 found = None  # it ended between the two questions
             self._memory = (now, found)
         return found
-
-    def _new_warnings(self) -> list[str]:
-        """The last things that the job warned of."""
-        events, self._events_offset = tail(self.paths.events, self._events_offset)
-        self._warnings += [str(event.get("message")) for event in events if event.get("event") == "warning"]
-        del self._warnings[:-_MOST_WARNINGS]
-        return list(self._warnings)
 
     def _still_rivals(self, record: Record) -> list[dict[str, str]]:
         """Older jobs of the same name that still run: who ran a cell again may not know of them."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainkit import view
 from trainkit.job import Job
+from trainkit.panels.happened import Happened
 from trainkit.panels.plain import live_text, without_folder
 from trainkit.panels.series import History, thinned
 from trainkit.record import Record, Status
@@ -26,20 +27,32 @@ _MOST_CHARTS = 6
 #: Drawn finer than it is shown (96 pixels an inch), for screens with small pixels.
 _WIDTH_IN, _DPI, _SHOWN_DPI = 9.6, 132, 96
 _POINTS = 500
+#: Of many live changes the last are told in words.
+_MOST_CHANGES = 6
+Changes = list[dict[str, Any]]
 
 
 def bundle(job: Job) -> dict[str, str]:
     """Return the stored output of a job that has ended, by MIME type."""
     record = job.record
-    return {"text/html": as_html(record, charts_png(job, record)), "text/plain": live_text(job)}
+    history = History(job.paths.metrics)
+    history.read()
+    happened = Happened(job.paths.events)
+    happened.read()
+    changes = happened.changes(history.begins)
+    return {
+        "text/html": as_html(record, charts_png(history, record, changes), changes),
+        "text/plain": live_text(job),
+    }
 
 
-def as_html(record: Record, png: bytes | None) -> str:
+def as_html(record: Record, png: bytes | None, changes: Changes) -> str:
     """Return the job as HTML that stays readable when a sanitiser takes all styles away.
 
     Args:
         record: of the job.
         png: its charts, or None.
+        changes: what was changed while it ran.
     """
     seen = view.view(record)
     tone = _TONES.get(record.status, "#84898f")
@@ -69,6 +82,14 @@ def as_html(record: Record, png: bytes | None) -> str:
             'style="max-width:100%;height:auto;margin:6px 0 4px" '
             f'src="data:image/png;base64,{data}">'
         )
+    if changes:
+        words = " · ".join(f"step {each['step']}: {each['text']}" for each in changes[-_MOST_CHANGES:])
+        earlier = len(changes) - _MOST_CHANGES
+        more = f" · and {earlier} earlier" if earlier > 0 else ""
+        parts.append(
+            f'<div style="font-size:12px;margin-bottom:2px"><span style="opacity:.7">changed at</span> '
+            f"{say(words + more)}</div>"
+        )
     params = [(name, without_folder(value)) for name, value in seen.params]
     pairs = [*seen.numbers, *seen.facts, *params]
     parts.append(
@@ -83,10 +104,8 @@ def as_html(record: Record, png: bytes | None) -> str:
     return "\n".join(parts)
 
 
-def charts_png(job: Job, record: Record) -> bytes | None:
+def charts_png(history: History, record: Record, changes: Changes) -> bytes | None:
     """Return a small picture of the job's charts; None if nothing was logged, or without matplotlib."""
-    history = History(job.paths.metrics)
-    history.read()
     groups = dict(list(view.groups(history.metrics).items())[:_MOST_CHARTS])
     if not groups:
         return None
@@ -102,6 +121,8 @@ def charts_png(job: Job, record: Record) -> bytes | None:
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis, (title, names) in zip(axes, groups.items(), strict=False):
         _draw(axis, title, names, history, record)
+        for change in changes:
+            axis.axvline(change["step"], color=_INK, linestyle=(0, (2, 2)), linewidth=0.7)
     for axis in axes[len(groups) :]:
         axis.set_axis_off()
     return _small_png(figure)

@@ -84,12 +84,14 @@ class History:
     Attributes:
         metrics: by name, in the order in which they were first logged.
         generation: rises when points changed that were there already, after a resume say.
+        begins: the first step of each attempt but the first one.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.metrics: dict[str, Points] = {}
         self.generation = 0
+        self.begins: dict[int, float] = {}
         self._offset = 0
         self._attempt = 0
 
@@ -99,7 +101,7 @@ class History:
             with open(self.path, "rb") as file:
                 file.seek(0, 2)
                 if file.tell() < self._offset:  # another job's stream of the same name
-                    self.metrics, self._offset, self._attempt = {}, 0, 0
+                    self.metrics, self.begins, self._offset, self._attempt = {}, {}, 0, 0
                     self.generation += 1
                 file.seek(self._offset)
                 found = False
@@ -123,11 +125,12 @@ class History:
                 self._append(rows[first:index])
                 first = index
                 if self._attempt:
-                    self._begin_again(row.get("step", 0))
+                    self._begin_again(attempt, row.get("step", 0))
                 self._attempt = attempt
         self._append(rows[first:])
 
-    def _begin_again(self, step: float) -> None:
+    def _begin_again(self, attempt: int, step: float) -> None:
+        self.begins[attempt] = step
         for points in self.metrics.values():
             points.cut(step)
         self.generation += 1

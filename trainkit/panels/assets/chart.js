@@ -1,6 +1,9 @@
 // A chart of a few series over steps: hover, zoom, log scale, smoothing, the best point.
 
 const CHART_HEIGHT = 168;
+// A mark is read from so many pixels away; of marks on one spot the last few are told.
+const MARK_REACH = 6;
+const MOST_TIPS = 4;
 
 // A line is known by colour and by dash, so that it is told apart without colour too.
 const LOOKS = {
@@ -34,12 +37,14 @@ class Chart {
     this.log = false;
     this.smoothing = 0;
     this.best = null;
+    this.marks = [];
     this.readout = h("div.tk-readout", { "aria-live": "off" });
     this.plot = h("div.tk-plot", {
       tabIndex: 0,
       role: "img",
       onkeydown: (event) => this.key(event),
     });
+    this.tip = h("div.tk-tip", { hidden: true });
     this.reset = h("button.tk-quiet", { type: "button", hidden: true, onclick: () => this.zoomOut() }, "Reset zoom");
     this.element = h("figure.tk-chart", { "aria-label": `Chart of ${title}` },
       h("figcaption", {}, h("span.tk-chart-title", {}, title), this.readout, this.reset), this.plot);
@@ -124,7 +129,7 @@ class Chart {
           if (u.select.width > 4) this.zoom([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")]);
           u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
         }],
-        draw: [(u) => this.drawBest(u)],
+        draw: [(u) => { this.drawBest(u); this.placeMarks(u); }],
       },
     };
   }
@@ -140,6 +145,9 @@ class Chart {
     if (!this.lines.length || !this.plot.isConnected || this.plot.clientWidth < 40) return;
     this.u = new uPlot(this.options(), this.aligned(), this.plot);
     this.u.over.addEventListener("dblclick", () => this.zoomOut());
+    this.markLines = [];
+    this.u.over.append(this.tip);
+    this.placeMarks(this.u);
     this.read();
   }
 
@@ -231,8 +239,10 @@ class Chart {
         h("span.tk-key", { style: `--tk-line: var(${line.look.colour})`, class: line.look.dash ? "tk-key tk-dashed" : "tk-key" }),
         h("span.tk-line-name", {}, line.label), h("b", {}, text))),
     ].filter(Boolean));
+    const marks = u ? this.readMarks(u) : [];
+    const changed = marks.map((mark) => `, changed at step ${mark.step}: ${mark.text}`).join("");
     const words = parts.map(({ line, text }) => `${line.label} ${text}`).join(", ");
-    this.plot.setAttribute("aria-label", `${this.title}${step ? `, ${step}` : ""}: ${words}. Arrow keys read values, + and − zoom, Escape resets.`);
+    this.plot.setAttribute("aria-label", `${this.title}${step ? `, ${step}` : ""}: ${words}${changed}. Arrow keys read values, + and − zoom, Escape resets.`);
   }
 
   drawBest(u) {
@@ -257,6 +267,45 @@ class Chart {
     c.stroke();
     c.fill();
     c.restore();
+  }
+
+  // marks: [{step, text}], steps at which something was changed.
+  setMarks(marks) {
+    this.marks = marks;
+    if (this.u) this.placeMarks(this.u);
+  }
+
+  placeMarks(u) {
+    const width = u.over.clientWidth;
+    this.placed = this.marks
+      .map((mark) => ({ ...mark, left: u.valToPos(mark.step, "x") }))
+      .filter(({ left }) => left >= -0.5 && left <= width + 0.5);
+    while (this.markLines.length < this.placed.length) {
+      const line = h("div.tk-mark", { "aria-hidden": "true" });
+      this.markLines.push(line);
+      u.over.append(line);
+    }
+    this.markLines.forEach((line, i) => {
+      const mark = this.placed[i];
+      show(line, Boolean(mark));
+      if (mark) line.style.transform = `translateX(${mark.left.toFixed(1)}px)`;
+    });
+  }
+
+  // Say what was changed at the marks near the cursor, if this is the chart that is looked at.
+  readMarks(u) {
+    const looked = u.over.matches(":hover") || this.plot.matches(":focus");
+    const near = looked && u.cursor.left >= 0
+      ? (this.placed ?? []).filter((mark) => Math.abs(mark.left - u.cursor.left) <= MARK_REACH).slice(-MOST_TIPS) : [];
+    show(this.tip, near.length > 0);
+    rebuild(this.tip, near.map((mark) => [mark.step, mark.text]), () => near.map((mark) =>
+      h("p", {}, h("span.tk-tip-step", {}, `step ${grouped(mark.step)}`), mark.text)));
+    if (near.length) {
+      const left = near[near.length - 1].left;
+      const room = u.over.clientWidth - this.tip.offsetWidth;
+      this.tip.style.transform = `translateX(${Math.max(0, Math.min(left + 7, room)).toFixed(1)}px)`;
+    }
+    return near;
   }
 
   key(event) {

@@ -65,7 +65,7 @@ class DashboardView {
       this.viewport, this.empty);
     this.metric = h("select.tk-input", { "aria-label": "Metric", onchange: () => this.askCurves() });
     const log = h("input", { type: "checkbox", onchange: () => this.look() });
-    const smooth = h("input.tk-slider", { type: "range", min: "0", max: "0.98", step: "0.02", value: "0", "aria-label": "Smoothing", oninput: () => this.look() });
+    const smooth = slider({ class: "tk-slider", min: "0", max: "0.98", step: "0.02", value: "0", "aria-label": "Smoothing", oninput: () => this.look() });
     this.controls = { log, smooth };
     this.chart = new Chart("", {});
     this.chart.element.classList.add("tk-many");

@@ -26,6 +26,8 @@ const ICONS = {
   INTERRUPTED: "M9.2 1.5 3.5 9h3.4l-.9 5.5L12.5 7H8.6Z",
   UNREADABLE: "M8 1.8 1.2 13.6h13.6ZM7.3 6h1.4v4H7.3Zm0 5h1.4v1.4H7.3Z",
   info: "M8 2a6 6 0 1 0 0 12A6 6 0 0 0 8 2Zm-.8 2.6h1.6v1.6H7.2Zm0 2.6h1.6v4.4H7.2Z",
+  bell: "M8 1.6c.6 0 1 .4 1 1v.5A4 4 0 0 1 12 7v3l1.3 1.6v.7H2.7v-.7L4 10V7a4 4 0 0 1 3-3.9v-.5c0-.6.4-1 1-1ZM6.5 13.2h3a1.5 1.5 0 0 1-3 0Z",
+  branch: "M4.5 2a1.7 1.7 0 0 1 .8 3.2v5.6a1.7 1.7 0 1 1-1.6 0V5.2A1.7 1.7 0 0 1 4.5 2Zm7 1a1.7 1.7 0 0 1 .8 3.2c-.1 2.3-1.6 3.4-4 3.7-.8.1-1.6.3-2.1.7l-.9-1.3c.8-.6 1.8-.8 2.8-1 1.7-.2 2.5-.8 2.6-2.1A1.7 1.7 0 0 1 11.5 3Z",
   back: "M9.8 3 11 4.2 7.2 8l3.8 3.8L9.8 13l-5-5Z",
 };
 
@@ -68,6 +70,19 @@ function readable(value) {
 
 function grouped(value) {
   return String(Math.round(value)).replace(/\B(?=(\d{3})+(?!\d))/g, "\u202f");
+}
+
+// A slider that shows how far it is.  JupyterLab's own keys stay away from it.
+function slider(attributes) {
+  const made = h("input", { type: "range", "data-lm-suppress-shortcuts": "true", ...attributes });
+  made.addEventListener("input", () => fill(made));
+  fill(made);
+  return made;
+}
+
+function fill(made) {
+  const [low, high] = [Number(made.min), Number(made.max)];
+  made.style.setProperty("--tk-share", `${((100 * (Number(made.value) - low)) / (high - low)).toFixed(1)}%`);
 }
 
 let ids = 0;

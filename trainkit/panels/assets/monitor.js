@@ -32,6 +32,7 @@ class MonitorView {
     this.title = h("h3.tk-name", {});
     this.state = h("div.tk-state-slot", { role: "status", "aria-live": "polite" });
     this.buttons = h("div.tk-buttons", { role: "group", "aria-label": "Ask the job" });
+    this.bell = h("button.tk-button.tk-bell", { type: "button", hidden: true, onclick: () => this.toggleBell() }, icon("bell"));
     this.bar = h("div.tk-bar-fill", {});
     this.barBox = h("div.tk-bar", { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress" }, this.bar);
     this.where = h("span.tk-where", {});
@@ -44,8 +45,8 @@ class MonitorView {
     this.kernel = h("div.tk-note.tk-warning", { role: "alert", hidden: true });
     this.viaKernel = h("div.tk-note.tk-info", { hidden: true });
     const log = h("input", { type: "checkbox", onchange: () => this.set({ log: log.checked }) });
-    const smooth = h("input.tk-slider", {
-      type: "range", min: "0", max: "0.98", step: "0.02", value: "0", "aria-label": "Smoothing",
+    const smooth = slider({
+      class: "tk-slider", min: "0", max: "0.98", step: "0.02", value: "0", "aria-label": "Smoothing",
       oninput: () => this.set({ smoothing: Number(smooth.value) }),
     });
     this.smoothValue = h("span.tk-number", {}, "0");
@@ -56,7 +57,13 @@ class MonitorView {
     this.empty = h("div.tk-empty", { hidden: true });
     this.facts = h("div.tk-facts", {});
     this.params = h("div.tk-facts", {});
-    this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params);
+    this.rows = new Map();
+    this.paramsHint = h("p.tk-about", { hidden: true }, "lr and weight_decay reach the optimizers by themselves, others where the code reads run.params.");
+    this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params, this.paramsHint);
+    this.changes = h("ol", {});
+    this.lastChange = h("span.tk-last-line", {});
+    this.changesBox = h("details.tk-output.tk-changes", { hidden: true, ontoggle: () => this.drawChanges() },
+      h("summary", {}, h("span", {}, "Changes"), this.lastChange), this.changes);
     this.files = h("div.tk-facts.tk-paths", {});
     this.warnings = h("ul", {});
     this.warningsBox = h("section.tk-warnings", { hidden: true }, h("h4", {}, icon("UNREADABLE"), "Warnings"), this.warnings);
@@ -65,14 +72,14 @@ class MonitorView {
     this.outputBox = h("details.tk-output", { hidden: true, ontoggle: () => this.drawOutput() },
       h("summary", {}, h("span", {}, "Output"), this.lastLine), this.log);
     this.body = h("div.tk-body", {},
-      this.fault,
+      this.fault, this.warningsBox,
       this.tools, this.chartsBox, this.empty,
       h("div.tk-columns", {}, h("section", {}, h("h4", {}, "Run"), this.facts), this.paramsBox,
         h("section.tk-files", {}, h("h4", {}, "Files"), this.files)),
-      this.warningsBox, this.outputBox);
+      this.changesBox, this.outputBox);
     const back = this.onBack ? h("button.tk-quiet.tk-back", { type: "button", onclick: this.onBack, "aria-label": "Back to all jobs" }, icon("back"), "All jobs") : null;
     this.element = h("section.tk-monitor", {},
-      h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state, this.message), this.buttons),
+      h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state, this.message), h("div.tk-buttons", {}, this.buttons, this.bell)),
       h("div.tk-progress", {}, this.barBox, h("div.tk-progress-line", {}, this.where, this.speed, this.percent)),
       this.questions, this.kernel, this.note, this.viaKernel, this.body);
   }
@@ -110,6 +117,7 @@ class MonitorView {
     } else if (content.type === "asked") {
       this.pending = null;
       if (!content.ok) this.tell(content.message, "tk-warning");
+      if (!content.ok && content.action === "set") for (const row of this.rows.values()) row.forget();
       this.drawButtons();
     } else if (content.type === "trouble") {
       this.tell(content.message, "tk-warning");
@@ -180,14 +188,18 @@ class MonitorView {
     this.drawNote();
     this.drawFault(card.fault);
     this.drawButtons();
+    this.drawBell();
+    this.ring();
     this.drawCharts();
     const shown = card.facts.filter(([label]) => !["time left", "throughput", "took"].includes(label));
     this.pairs(this.facts, shown);
-    this.pairs(this.params, card.params);
+    this.drawParams();
+    this.drawChanges();
     show(this.paramsBox, card.params.length > 0);
     const paths = [["model", card.model], ["checkpoint", card.checkpoint], ["folder", card.files]].filter(([, path]) => path);
     this.pairs(this.files, paths);
-    rebuild(this.warnings, card.warnings, () => card.warnings.map((warning) => h("li", {}, warning)));
+    rebuild(this.warnings, card.warnings, () => card.warnings.map(({ step, message }) =>
+      h("li", {}, step ? h("span.tk-tip-step", {}, `step ${grouped(step)}`) : null, message)));
     show(this.warningsBox, card.warnings.length > 0);
     this.drawOutput();
   }
@@ -200,6 +212,69 @@ class MonitorView {
       say(values[i], value || "–");
       values[i].title = value;
     });
+  }
+
+  // What can be changed stands as a control in the place of its value.
+  drawParams() {
+    const { params, controls } = this.card;
+    const steered = new Map(controls.map((control) => [control.name, control]));
+    const names = [...steered.keys(), ...params.map(([name]) => name).filter((name) => !steered.has(name))];
+    rebuild(this.params, [names, [...steered.keys()]], () => {
+      this.rows = new Map(controls.map((control) => [control.name, new ControlRow(control, (name, value) => this.change(name, value))]));
+      return names.flatMap((name) => [h("span.tk-term", { role: "term", title: name }, name),
+        this.rows.get(name)?.element ?? h("span.tk-value-of", { role: "definition", "data-name": name })]);
+    });
+    this.params.classList.toggle("tk-steered", steered.size > 0);
+    for (const [name, row] of this.rows) row.update(steered.get(name));
+    const values = new Map(params);
+    for (const element of this.params.querySelectorAll(".tk-value-of")) {
+      const value = values.get(element.dataset.name) || "–";
+      say(element, value);
+      element.title = value;
+    }
+    show(this.paramsHint, steered.size > 0);
+  }
+
+  async change(name, value) {
+    try {
+      await this.wire.ask(this.card, "set", { [name]: value }, this.send);
+    } catch (error) {
+      this.tell(error.message, "tk-warning");
+      throw error;
+    }
+  }
+
+  drawChanges() {
+    const { changes } = this.card;
+    const last = changes[changes.length - 1];
+    show(this.changesBox, changes.length > 0);
+    say(this.lastChange, last && !this.changesBox.open ? `step ${grouped(last.step)}: ${last.text}` : "");
+    rebuild(this.changes, changes, () => changes.map(({ step, text }) => h("li", {}, h("span.tk-tip-step", {}, `step ${grouped(step)}`), text)));
+    for (const chart of this.charts.values()) chart.setMarks(changes);
+  }
+
+  drawBell() {
+    const { live, job_id: jobId } = this.card;
+    const on = bells.on(jobId);
+    show(this.bell, live);
+    const says = on ? "You will be told when it ends; press to be left in peace" : "Tell me when it ends";
+    this.bell.setAttribute("aria-pressed", String(on));
+    this.bell.setAttribute("aria-label", "Tell me when it ends");
+    this.bell.title = says;
+  }
+
+  async toggleBell() {
+    const { job_id: jobId } = this.card;
+    bells.set(jobId, !bells.on(jobId));
+    this.drawBell();
+    if (bells.on(jobId) && !(await bells.allowed())) {
+      this.tell("This browser shows no notifications for this page; the end will be told in the page and in its title.");
+    }
+  }
+
+  // Once, when a job is seen to end, or is found ended by a page that was loaded again meanwhile.
+  ring() {
+    if (!this.card.live) bells.ring(this.card, this.card.status.toLowerCase());
   }
 
   drawNote() {
@@ -355,7 +430,7 @@ class MonitorView {
       status: record.status, phase: record.phase ?? "", live, message: record.message ?? "", progress: record.progress,
       headline: where.join(" · "), facts: this.card.facts.filter(([label]) => label === "runner" || label === "best"),
     });
-    if (!live) this.card.actions = [];
+    if (!live) Object.assign(this.card, { actions: [], controls: [] });
     this.draw();
   }
 
