@@ -117,7 +117,28 @@ def begin_attempt(record: Record, *, now: float) -> None:
     record.attempt += 1
     record.status, record.message = Status.QUEUED, "going on from its checkpoint"
     record.phase = record.started_at = record.finished_at = record.ended_by = record.error = None
+    record.restarts = 0
+    _forget_processes(record, now=now)
+
+
+def begin_restart(record: Record, *, now: float) -> None:
+    """Turn the record of an attempt whose processes were lost into that of the next one, QUEUED.
+
+    Unlike :func:`begin_attempt` this is done by who runs the job, before anybody could call it over.
+
+    Args:
+        record: changed in place; what the earlier attempts reached stays.
+        now: Unix seconds.
+    """
+    record.attempt += 1
+    record.restarts += 1
+    record.status, record.phase = Status.QUEUED, None
+    _forget_processes(record, now=now)
+
+
+def _forget_processes(record: Record, *, now: float) -> None:
     record.pid = record.process_started_at = record.boot_id = record.host = None
+    record.ranks = []
     record.updated_at = record.heartbeat_at = now
 
 
@@ -166,6 +187,34 @@ class Throughput(msgspec.Struct, frozen=True):
     rows_per_s: float | None = None
 
 
+class Resources(msgspec.Struct, frozen=True):
+    """What a job was asked to run on.
+
+    ``ranks`` is how many processes train together, ``retries`` how often they are started again from their
+    last checkpoint when one of them, or its machine, is lost, and ``address`` is that of a cluster.
+    """
+
+    ranks: int = 1
+    gpus_per_rank: int = 0
+    retries: int = 0
+    address: str | None = None
+
+
+class RankInfo(msgspec.Struct, frozen=True):
+    """One of the processes that train a job together.
+
+    ``node`` names its machine (on a cluster, what the cluster calls it); ``loading_share``, from 0 to 1, is the
+    part of its time that it waits for its own batches: the rank that the others wait for has the highest.
+    """
+
+    rank: int
+    node: str
+    pid: int
+    device: str | None = None
+    steps_per_s: float | None = None
+    loading_share: float | None = None
+
+
 class Record(msgspec.Struct, kw_only=True):
     """One job as its record file tells it.  Times are Unix seconds; ``progress`` goes from 0 to 100."""
 
@@ -202,6 +251,9 @@ class Record(msgspec.Struct, kw_only=True):
     resumable: bool = False
     environment: Environment = Environment()
     throughput: Throughput | None = None
+    resources: Resources = Resources()
+    ranks: list[RankInfo] = []
+    restarts: int = 0
 
 
 # --- strict JSON ---------------------------------------------------------------------------------
