@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 from trainkit.checkpoints import whole_resume
@@ -10,7 +11,7 @@ from trainkit.locks import FileLock, try_lock
 from trainkit.record import Record, Status, begin_attempt
 from trainkit.runners import runner as find_runner
 from trainkit.slots import Ticket, job_limit
-from trainkit.store import Handle, Store
+from trainkit.store import Handle, Store, telling
 from trainkit.task import Task
 
 #: How long the owner of a job that is over may take to exit.
@@ -31,8 +32,8 @@ def begin(store: Store, record: Record, task: Task) -> None:
     try:
         _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
     except BaseException:
-        lock.close()
         store.discard(record.job_id)
+        lock.close()
         raise
 
 
@@ -47,6 +48,7 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
     Raises:
         StateError: it is not over, it completed, or somebody else resumes it at this moment.
         CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
+        StoreError: its files cannot be written.
     """
     record = store.observe(job_id)
     where = runner or record.runner or "process"
@@ -61,6 +63,7 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
     try:
         # Only under the lock is it certain that nobody else has resumed it since.
         record = store.observe_as_owner(job_id)
+        before = copy.copy(record)
         begin_attempt(record, now=time.time())
         record.runner = where
         whole_resume(paths)  # the worker loads it; that there is none should be told here
@@ -74,8 +77,13 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
         # The handle first: with the old one, observers would look for processes that are gone.
         handle = Handle(runner=where, requests_offset=paths.requests.stat().st_size)
         store.write_handle(job_id, handle)
-        store.write_record(record, durable=True)
-        _hand_over(store, record, None, lock, handle)
+        try:
+            store.write_record(record, durable=True)
+            _hand_over(store, record, None, lock, handle)
+        except BaseException:
+            # An attempt that never began leaves no trace: the job is as it was.
+            store.write_record(before, durable=True)
+            raise
     except BaseException:
         lock.close()
         raise
@@ -90,11 +98,17 @@ def _freed_lock(store: Store, record: Record) -> FileLock:
         StateError: somebody runs it.
     """
     give_up_at = time.monotonic() + EXIT_S
-    while (lock := try_lock(store.paths(record.job_id).owner_lock)) is None:
+    while (lock := _try_owner_lock(store, record)) is None:
         if not store.observe(record.job_id).status.terminal or time.monotonic() > give_up_at:
             raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
         time.sleep(0.01)
     return lock
+
+
+def _try_owner_lock(store: Store, record: Record) -> FileLock | None:
+    path = store.paths(record.job_id).owner_lock
+    with telling(path):
+        return try_lock(path)
 
 
 def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:

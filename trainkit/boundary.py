@@ -98,15 +98,14 @@ class Boundary:
             }
             try:
                 info = save_resume(self._paths, content, step=step, epoch=self._place.epoch_to_tell, now=begun_at)
+                recorder.note(checkpoint=info, resumable=True)
+                recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
                 # The model file keeps up, so that anybody can ask the half-trained model.
                 if (model := exported(self.tracked.get("model"))) is not None:
                     save(self._paths.model, model)
-                recorder.note(checkpoint=info, resumable=True)
-                recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
             except OSError as error:
                 recorder.warn(
-                    f"no checkpoint could be saved ({error}); the training goes on and tries again later. "
-                    "Is the disk full?"
+                    f"no checkpoint could be saved ({error}); the training goes on and tries again later"
                 )
         self.cadence.saved(step, begun_at=begun_at, ended_at=recorder.clock())
 

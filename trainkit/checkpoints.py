@@ -20,7 +20,7 @@ import msgspec
 from trainkit.errors import CheckpointError
 from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo
-from trainkit.store import sync_folder, write_atomically
+from trainkit.store import remove_temporary, sync_folder, telling, write_atomically
 
 
 class _Hashing:
@@ -30,16 +30,25 @@ class _Hashing:
         self._file = file
         self._sha256 = hashlib.sha256()
         self.size_bytes = 0
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         """Write and hash."""
         self._sha256.update(data)
         self.size_bytes += len(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Flush the file below."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:
+            self.error = error
+            raise
 
     @property
     def sha256(self) -> str:
@@ -56,10 +65,13 @@ def save(path: Path, content: Any) -> tuple[int, str]:
 
     Returns:
         The size in bytes and the sha256 of the file.
+
+    Raises:
+        StoreError: it could not be written.
     """
-    temporary, size_bytes, sha256 = _write_temporary(path, content)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    with telling(path):
+        temporary, size_bytes, sha256 = _write_temporary(path, content)
+        _put_in_place(temporary, path)
     return size_bytes, sha256
 
 
@@ -67,16 +79,28 @@ def _write_temporary(path: Path, content: Any) -> tuple[Path, int, str]:
     import torch
 
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    hashing: _Hashing | None = None
     try:
         with open(temporary, "xb") as file:
             hashing = _Hashing(file)
             torch.save(content, cast("BinaryIO", hashing))
             file.flush()
             os.fsync(file.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        remove_temporary(temporary)
+        if hashing is not None and hashing.error is not None and not isinstance(error, OSError):
+            raise hashing.error from error  # torch tells of a full disk in words of its own
         raise
     return temporary, hashing.size_bytes, hashing.sha256
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    try:
+        os.replace(temporary, path)
+    except BaseException:
+        remove_temporary(temporary)
+        raise
+    sync_folder(path.parent)
 
 
 # --- resume.pt -----------------------------------------------------------------------------------
@@ -108,7 +132,15 @@ def save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: fl
         step: the global step it was taken after.
         epoch: the 1-based epoch it was taken in.
         now: Unix seconds.
+
+    Raises:
+        StoreError: it could not be written; the checkpoints that were there are there still.
     """
+    with telling(paths.resume):
+        return _save_resume(paths, content, step=step, epoch=epoch, now=now)
+
+
+def _save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: float) -> CheckpointInfo:
     temporary, size_bytes, sha256 = _write_temporary(paths.resume, content)
     info = CheckpointInfo(
         path=paths.resume.relative_to(paths.root).as_posix(),
@@ -118,19 +150,30 @@ def save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: fl
         sha256=sha256,
         saved_at=now,
     )
-    known = [info, *_generations(paths)][:3]
-    write_atomically(_manifest(paths), msgspec.json.encode(known), durable=True)
-    if paths.resume.exists():
-        # A link, not a rename: at no instant is there no resume.pt.
-        link = paths.folder / f".{uuid.uuid4().hex}.tmp"
-        try:
-            os.link(paths.resume, link)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(paths.resume, link)
-        os.replace(link, paths.resume_previous)
-    os.replace(temporary, paths.resume)
-    sync_folder(paths.folder)
+    link = paths.folder / f".{uuid.uuid4().hex}.tmp"
+    try:
+        write_atomically(_manifest(paths), msgspec.json.encode([info, *_earlier(paths)][:3]), durable=True)
+        if paths.resume.exists():
+            # A link, not a rename: at no instant is there no resume.pt.
+            try:
+                os.link(paths.resume, link)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(paths.resume, link)
+            os.replace(link, paths.resume_previous)
+    except BaseException:
+        remove_temporary(link)
+        remove_temporary(temporary)
+        raise
+    _put_in_place(temporary, paths.resume)
     return info
+
+
+def _earlier(paths: JobPaths) -> list[CheckpointInfo]:
+    """What is known of the checkpoints that lie there; one that cannot be verified any more is not counted on."""
+    try:
+        return _generations(paths)
+    except CheckpointError:
+        return []
 
 
 def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
@@ -160,11 +203,18 @@ def whole_resume(paths: JobPaths) -> tuple[Path, CheckpointInfo]:
     generations = {info.sha256: info for info in _generations(paths)}
     faults = []
     for path in (paths.resume, paths.resume_previous):
-        if not path.exists():
-            faults.append(f"{path.name} is missing")
+        try:
+            if not path.exists():
+                faults.append(f"{path.name} is missing")
+                continue
+            if not path.is_file():  # opening a pipe would wait for ever
+                faults.append(f"{path.name} is no file")
+                continue
+            with open(path, "rb") as file:
+                found = _digest(file)
+        except OSError as error:
+            faults.append(f"{path.name}: {error.strerror or error}")
             continue
-        with open(path, "rb") as file:
-            found = _digest(file)
         if found in generations:
             return path, generations[found]
         faults.append(f"{path.name} does not match its sha256")
@@ -183,9 +233,10 @@ def _manifest(paths: JobPaths) -> Path:
 
 
 def _generations(paths: JobPaths) -> list[CheckpointInfo]:
+    path = _manifest(paths)
     try:
-        return msgspec.json.decode(_manifest(paths).read_bytes(), type=list[CheckpointInfo])
-    except FileNotFoundError:
-        return []
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{_manifest(paths)}: {error}") from error
+        return msgspec.json.decode(path.read_bytes(), type=list[CheckpointInfo]) if path.exists() else []
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: {error}") from error

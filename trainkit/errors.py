@@ -8,6 +8,7 @@ same thing (a missing file, a wrong value), the class derives from that one too,
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,6 +31,37 @@ class JobExistsError(TrainkitError, FileExistsError):
 
 class RecordError(TrainkitError, ValueError):
     """A job record that cannot be read."""
+
+
+class StoreError(TrainkitError, OSError):
+    """Files of jobs that cannot be read, made or written: a full disk, a folder that is read-only, or gone."""
+
+    @classmethod
+    def about(cls, error: OSError, path: Path) -> StoreError:
+        """Say of which path an error of the system is, and what can be done.
+
+        >>> str(StoreError.about(OSError(errno.ENOSPC, "No space left on device"), Path("metrics.jsonl")))
+        'metrics.jsonl: No space left on device; free some, or choose another place by root= or TRAINKIT_ROOT'
+        """
+        if isinstance(error, cls):
+            return error  # it was told already, nearer to its cause
+        advice = _ADVICE.get(error.errno or 0, "")
+        told = cls(f"{path}: {error.strerror or error}{advice}")
+        told.errno = error.errno
+        return told
+
+
+#: Errors of the system after which there is no room.
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+#: Those after which one would have to ask for more rights.
+NO_RIGHT = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_ADVICE = {
+    **dict.fromkeys(NO_ROOM, "; free some, or choose another place by root= or TRAINKIT_ROOT"),
+    **dict.fromkeys(NO_RIGHT, "; choose a place where you may write by root= or TRAINKIT_ROOT"),
+    errno.ENOENT: "; was it removed while it was in use?",
+    errno.EEXIST: "; it is in the way of a folder of that name",
+    errno.ENOTDIR: "; a file is in the way of a folder of that name",
+}
 
 
 class StateError(TrainkitError, RuntimeError):

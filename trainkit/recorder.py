@@ -3,12 +3,16 @@
 Training code appends to a deque and goes on; a thread of the recorder writes metrics, refreshes the record
 at most five times a second, and looks for requests twenty times a second.  Changes of state are written at
 once and durably, by whoever makes them.
+
+A disk that takes nothing does not end the training: what could not be written is tried again at every tick, and
+only the terminal state must be written, for which some room is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -17,6 +21,8 @@ from typing import Any
 
 import msgspec
 
+from trainkit.endings import Ending, put
+from trainkit.errors import StoreError
 from trainkit.record import Best, Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
 from trainkit.store import Store
 from trainkit.streams import Appender
@@ -27,6 +33,8 @@ RESERVE_BYTES = 65536
 REFRESH_S = 0.2
 HEARTBEAT_S = 1.0
 _SPEED_WINDOW_S = 10.0
+#: What may wait in memory for a disk that takes nothing; beyond it, metrics are dropped and counted.
+_LEFT_BYTES = 50_000_000
 #: A loop that does nothing but log must not keep the recorder from its other duties.
 _LINES_PER_TICK = 5000
 #: Keys of a metrics line that trainkit sets itself.
@@ -61,10 +69,13 @@ class Recorder:
         self.watched: tuple[str, str] = ("val_loss", "min")
         paths = store.paths(record.job_id)
         self._metrics = Appender(paths.metrics)
-        self._events = Appender(paths.events)
+        try:
+            self._events = Appender(paths.events)
+        except BaseException:
+            self._metrics.close()
+            raise
         self._requests_offset = requests_offset
         self._reserve = paths.reserve
-        self._unwritten: list[dict[str, Any]] = []
         self._guard = threading.RLock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -73,11 +84,13 @@ class Recorder:
         self._speed: deque[tuple[float, int]] = deque()
         self._complained: set[str] = set()
         self._diverged = False
+        self._dropped = 0
+        self._troubled = False
 
     # --- what the owner says ---------------------------------------------------------------------
 
     def change(self, status: Status, **fields: Any) -> None:
-        """Bring the job into a new state, durably, with an event.
+        """Bring the job into a new state, durably if the disk takes it, with an event.
 
         Raises:
             StateError: the table of states does not allow it.
@@ -88,7 +101,8 @@ class Recorder:
             self.record.status = status
             self._set(fields)
             self.event("state", status=status, was=was, message=self.record.message)
-            self._write(durable=True)
+            with self._surviving():
+                self._write(durable=True)
 
     def change_from(self, old: Status, status: Status, **fields: Any) -> bool:
         """Bring the job into a new state if it still is in the old one; return whether it was."""
@@ -122,7 +136,7 @@ class Recorder:
         """
         self.before_refresh()
         line = {"time": self.clock(), "attempt": self.record.attempt, "step": self.record.step, "event": kind}
-        with self._guard:
+        with self._guard, self._surviving():
             self._events.append([{**line, **to_jsonable(fields)}])
 
     def warn(self, message: str) -> None:
@@ -141,7 +155,9 @@ class Recorder:
 
     def start(self) -> None:
         """Start writing in the background."""
-        self._reserve.write_bytes(bytes(RESERVE_BYTES))
+        with self._surviving():
+            # Random, since some file systems make no room for zeros.
+            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
         self._thread = threading.Thread(
             target=self._write_until_closed, name=f"trainkit-recorder-{self.record.job_id}", daemon=True
         )
@@ -149,59 +165,100 @@ class Recorder:
 
     def _write_until_closed(self) -> None:
         while not self._closing.wait(0 if len(self.pending) >= _LINES_PER_TICK else TICK_S):
-            # A full disk must not end the training, and may be emptied again: the next tick tries anew,
-            # nothing that was logged is dropped meanwhile, and `close` raises if it never worked again.
-            with contextlib.suppress(OSError):
+            try:
                 self.tick()
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not make the job deaf
+                self.warn(
+                    f"a fault of trainkit while it wrote down what happened: {type(error).__name__}: {error}"
+                )
 
     def tick(self) -> None:
-        """Do one round of the thread's work: requests, metrics, record."""
-        for request in self._new_requests():
-            # Anybody may write a request: what makes no sense is passed over, not died of.
-            if isinstance(request.get("action"), str):
-                self.on_request(request)
-        self._drain()
+        """Do one round of the thread's work: requests, metrics, record.  What fails does not keep the rest."""
+        with self._surviving():
+            for request in self._new_requests():
+                # Anybody may write a request: what makes no sense is passed over, not died of.
+                if isinstance(request.get("action"), str):
+                    self.on_request(request)
+        with self._surviving():
+            self._drain()
         now = self.clock()
         # A clock that was set back must not stop the refreshing.
         if not 0 <= now - self._refreshed_at < REFRESH_S:
-            with self._guard:
+            with self._guard, self._surviving():
                 self._refresh(now)
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Let the training go on when the disk does not take something; it is told, and tried again later."""
+        try:
+            yield
+        except OSError as error:
+            # The first fault of an attempt is enough; the warning waits with the events until there is room.
+            if not self._troubled:
+                self._troubled = True
+                told = StoreError.about(error, self.store.paths(self.record.job_id).folder)
+                self.warn(f"{told}. The training goes on; what could not be written is tried again until its end")
 
     def write_now(self) -> None:
         """Write the record, for when no thread does it yet."""
         with self._guard:
             self._write(durable=False)
 
-    def close(self, status: Status, **fields: Any) -> None:
-        """Write all that is pending and the terminal state, and close the files."""
+    def close(self, ending: Ending) -> None:
+        """Write all that is pending and the terminal state, and close the files.
+
+        Raises:
+            StoreError: the terminal state could not be written, even with the room that was kept for it.
+        """
         self._closing.set()
         if self._thread is not None:
             self._thread.join()
         with self._guard:
             try:
-                self._settle(status, fields)
-            except OSError:
-                self._reserve.unlink(missing_ok=True)
-                self._settle(status, fields)
+                self._settle(ending)
             finally:
-                self._reserve.unlink(missing_ok=True)
                 self.detach()
 
-    def _settle(self, status: Status, fields: Mapping[str, Any]) -> None:
-        while self.pending or self._unwritten:
-            self._drain()
+    def _settle(self, ending: Ending) -> None:
+        trouble = self._write_the_rest()
+        if trouble is not None and self._give_up_reserve():
+            trouble = self._write_the_rest()
+        was = self.record.status
+        put(self.record, ending, now=self.clock())
+        if trouble is not None or self._dropped:
+            left = f"the last of its metrics could not be written ({trouble})" if trouble is not None else ""
+            dropped = f"{self._dropped:,} lines of metrics could not be kept" if self._dropped else ""
+            told = "; ".join(part for part in (self.record.message, left, dropped) if part)
+            self.record.message = told
+        try:
+            self._write(durable=True)
+        except OSError:
+            if not self._give_up_reserve():
+                raise
+            self._write(durable=True)
+        self._give_up_reserve()
+        self.event("state", status=ending.status, was=was, message=self.record.message)
+
+    def _write_the_rest(self) -> OSError | None:
+        """Write what was logged, whatever the disk takes of it; return what is in the way of the rest."""
         self.before_refresh()
         self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
-        now = self.clock()
-        self._measure_speed(now)
-        self._metrics.sync()
-        self._set({"phase": None, "finished_at": now, "updated_at": now, "heartbeat_at": now})
-        if self.record.status is not status:  # a first try may have come as far as this
-            check_change(self.record.status, status)
-        was = self.record.status
-        self._set({"status": status, **fields})
-        self._write(durable=True)
-        self.event("state", status=status, was=was, message=self.record.message)
+        self._measure_speed(self.clock())
+        try:
+            while self.pending or self._metrics.left_bytes:
+                self._drain()
+            self._metrics.sync()
+        except OSError as error:
+            return error
+        return None
+
+    def _give_up_reserve(self) -> bool:
+        """Free the room that was kept for the end; return whether there was any."""
+        try:
+            self._reserve.unlink()
+        except OSError:
+            return False
+        return True
 
     def detach(self) -> None:
         """Close the files without a word, for somebody else to go on writing."""
@@ -226,7 +283,7 @@ class Recorder:
         return requests
 
     def _drain(self) -> None:
-        lines = self._unwritten
+        lines: list[dict[str, Any]] = []
         attempt = self.record.attempt
         for _ in range(min(len(self.pending), _LINES_PER_TICK)):
             step, epoch, logged_at, values = self.pending.popleft()
@@ -244,9 +301,13 @@ class Recorder:
             metric, mode = self.watched
             if metric in numbers:
                 self._watch(metric, mode, numbers[metric], step, epoch)
+        if self._metrics.left_bytes > _LEFT_BYTES:
+            self._dropped += len(lines)
+            lines = []
         if lines:
             self._metrics.append(lines)
-            self._unwritten = []
+        else:
+            self._metrics.flush()
 
     def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -301,6 +362,7 @@ class Recorder:
             self._write(durable=False)
 
     def _write(self, *, durable: bool) -> None:
+        self._written = b""  # if this fails, the next refresh tries again
         now = self.clock()
         self.record.updated_at = self.record.heartbeat_at = now
         self.store.write_record(self.record, durable=durable)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import os
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from trainkit.errors import JobExistsError, RecordError, StateError, UnknownJobError, did_you_mean
+from trainkit.endings import LOST, put
+from trainkit.errors import (
+    NO_ROOM,
+    JobExistsError,
+    RecordError,
+    StateError,
+    StoreError,
+    UnknownJobError,
+    did_you_mean,
+)
 from trainkit.locks import FileLock, locked, try_lock
 from trainkit.owners import Process, Pulse, is_owned
 from trainkit.paths import JobPaths, jobs_folder, models_folder
-from trainkit.record import EndedBy, Record, Status, decode, encode
-from trainkit.streams import encode_line, heal, tail, write_all
+from trainkit.record import Record, Status, decode, encode
+from trainkit.streams import encode_line, missing_newline, tail, write_all
 
 ROOT_VARIABLE = "TRAINKIT_ROOT"
 #: How long a heartbeat on another host may stand still before that is said.
 SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.
 _LET_GO_S = 5.0
+#: Requests for which the room is given up that a running job keeps for its end.
+_LAST_REQUESTS = frozenset({"stop", "finish", "kill", "shutdown"})
 
 
 class Handle(msgspec.Struct, kw_only=True):
@@ -45,22 +57,46 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
         path: the file.
         data: its new content.
         durable: also survive a loss of power from here on; costs about 10 ms.
+
+    Raises:
+        StoreError: it could not be written; the old content is there still, or the new one but not safely.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
+    with telling(path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            write_all(fd, data)
-            if durable:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync_folder(path.parent)
+            try:
+                write_all(fd, data)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
+        except BaseException:
+            remove_temporary(temporary)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Have an error of the system say which file it is about, and what can be done.
+
+    Raises:
+        StoreError: in place of any other ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError.about(error, path) from error
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove a temporary file that did not get its place."""
+    # What cannot be removed now is swept later; the error that brought us here is the one to tell.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -72,13 +108,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _interrupt(record: Record) -> None:
-    record.status = Status.INTERRUPTED
-    record.ended_by = EndedBy.LOST
-    record.message = "its process vanished"
-    record.phase = None
 
 
 class Store:
@@ -163,7 +192,7 @@ class Store:
         # The owner writes its last record before it frees the lock: what is read now is final.
         record = self.read(job_id)
         if not record.status.terminal and self.is_owned(record) is False:
-            _interrupt(record)
+            put(record, LOST)
         return record
 
     def _tell_silence(self, record: Record) -> None:
@@ -177,7 +206,7 @@ class Store:
         """Return the record for somebody who holds the owner's lock: whoever ran the job is gone."""
         record = self.read(job_id)
         if not record.status.terminal:
-            _interrupt(record)
+            put(record, LOST)
         return record
 
     def is_owned(self, record: Record) -> bool | None:
@@ -209,57 +238,57 @@ class Store:
     # --- writing ---------------------------------------------------------------------------------
 
     def create(self, record: Record) -> FileLock:
-        """Make the files of a new job and return the lock of its owner.
+        """Make the files of a new job and return the lock of its owner; on any failure nothing is left behind.
 
         Raises:
             JobExistsError: a job of that id is there.
+            StoreError: the files cannot be made.
         """
         paths = self.paths(record.job_id)
-        try:
+        with telling(models_folder(self.root)):
             models_folder(self.root).mkdir(parents=True, exist_ok=True)
+        with telling(jobs_folder(self.root)):
             jobs_folder(self.root).mkdir(parents=True, exist_ok=True)
-            if paths.record.exists():
-                raise FileExistsError
-            paths.folder.mkdir()  # the one step that two who want the same id cannot both do
-        except FileExistsError:
+            lock = None if paths.record.exists() else _claim(paths)
+        if lock is None:
             raise JobExistsError(
                 f"there is a job {record.job_id!r} under {self.root} already; "
                 "take another id, or none to have one made"
-            ) from None
-        lock = try_lock(paths.owner_lock)
-        assert lock is not None, "the folder was made by us a moment ago"
+            )
         try:
-            for stream in (paths.requests, paths.metrics, paths.events, paths.output):
-                stream.touch()
+            with telling(paths.folder):
+                for stream in (paths.requests, paths.metrics, paths.events, paths.output):
+                    stream.touch()
             self.write_record(record, durable=False)
         except BaseException:
-            lock.close()
             self.discard(record.job_id)
+            lock.close()
             raise
         return lock
 
     def discard(self, job_id: str) -> None:
-        """Remove what :meth:`create` made, when the job could not be submitted."""
-        paths = self.paths(job_id)
-        paths.record.unlink(missing_ok=True)
-        for path in paths.folder.iterdir():
-            path.unlink()
-        paths.folder.rmdir()
+        """Remove what :meth:`create` made, when the job could not be submitted.  Only the owner may call this."""
+        # What cannot be removed is a job that nobody runs, which can be deleted like any other; the error that
+        # brought us here is the one to tell.
+        with contextlib.suppress(OSError):
+            self._remove(self.paths(job_id))
 
     def sweep(self, job_id: str) -> None:
         """Remove the temporary files that kills have left.  Only the owner may call this."""
         paths = self.paths(job_id)
-        beside = (folder.glob(f".{job_id}.*.tmp") for folder in (paths.record.parent, paths.model.parent))
-        for path in (*itertools.chain(*beside), *paths.folder.glob(".*.tmp")):
-            path.unlink(missing_ok=True)
+        for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp")):
+            remove_temporary(path)
 
     def delete(self, job_id: str) -> None:
         """Remove all files of a job that is over, its model and a damaged record too.  Links are not followed.
+
+        The record goes last: what a kill or a failing disk has left of the job is listed, and can be deleted.
 
         Raises:
             JobIdError: not a job id.
             UnknownJobError: no such job.
             StateError: somebody runs it, or that cannot be known from this host.
+            StoreError: not all could be removed.
         """
         paths = self.paths(job_id)
         try:
@@ -278,15 +307,25 @@ class Store:
                     )
                 time.sleep(0.02)
         try:
-            paths.record.unlink(missing_ok=True)  # first: from here on there is no such job
-            paths.model.unlink(missing_ok=True)
-            if paths.folder.is_symlink():
-                paths.folder.unlink()
-            elif paths.folder.exists():
-                shutil.rmtree(paths.folder)
+            self._remove(paths)
         finally:
             if lock is not None:
                 lock.close()
+
+    def _remove(self, paths: JobPaths) -> None:
+        with telling(paths.folder):
+            if paths.folder.is_symlink():
+                paths.folder.unlink()
+            elif paths.folder.exists():
+                # In one step out of the way of whoever makes, or resumes, a job of that id meanwhile.
+                paths.folder.rename(paths.record.with_name(f".{paths.job_id}.{uuid.uuid4().hex}.tmp"))
+            for path in _left_by_kills(paths):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            paths.model.unlink(missing_ok=True)
+            paths.record.unlink(missing_ok=True)
 
     def write_record(self, record: Record, *, durable: bool) -> None:
         """Replace the record.  Only the owner may call this."""
@@ -297,7 +336,7 @@ class Store:
         write_atomically(self.paths(job_id).handle, msgspec.json.encode(handle) + b"\n", durable=False)
 
     def request(self, job_id: str, action: str, **fields: Any) -> None:
-        """Append a request for the owner.  Anyone may call this.
+        """Append a request for the owner, whole or not at all.  Anyone may call this.
 
         Args:
             job_id: an existing job.
@@ -306,14 +345,54 @@ class Store:
 
         Raises:
             UnknownJobError: no such job, or one of the older shape, which cannot be asked anything.
+            StoreError: the request could not be written.
         """
-        path = self.paths(job_id).requests
-        if not path.exists():
-            raise UnknownJobError(f"job {job_id!r} under {self.root} takes no requests: {path.name} is missing")
-        with locked(path):
-            fd = os.open(path, os.O_RDWR | os.O_APPEND)
-            try:
-                heal(fd)
-                write_all(fd, encode_line({"action": action, **fields}))
-            finally:
-                os.close(fd)
+        paths = self.paths(job_id)
+        line = encode_line({"action": action, **fields})
+        with telling(paths.requests):
+            if not paths.requests.exists():
+                raise UnknownJobError(
+                    f"job {job_id!r} under {self.root} takes no requests: {paths.requests.name} is missing"
+                )
+            with locked(paths.requests):
+                try:
+                    _append_whole(paths.requests, line)
+                except OSError as error:
+                    if error.errno not in NO_ROOM or action not in _LAST_REQUESTS or not paths.reserve.exists():
+                        raise
+                    paths.reserve.unlink(missing_ok=True)
+                    _append_whole(paths.requests, line)
+
+
+def _claim(paths: JobPaths) -> FileLock | None:
+    """Make the folder of a new job and take its owner's lock; None if it is somebody's already."""
+    try:
+        paths.folder.mkdir()
+    except FileExistsError:
+        # Somebody may have been killed when about to do the same: what has no record and no content is free.
+        if any(path.is_dir() or path.stat().st_size for path in paths.folder.iterdir()):
+            return None
+    lock = try_lock(paths.owner_lock)
+    if lock is not None and (paths.record.exists() or not paths.owner_lock.exists()):
+        lock.close()  # somebody else was quicker, to make it or to remove it
+        return None
+    return lock
+
+
+def _left_by_kills(paths: JobPaths) -> Iterator[Path]:
+    """Temporary files beside the record and the model, and folders of a job that was being deleted."""
+    for folder in (paths.record.parent, paths.model.parent):
+        yield from folder.glob(f".{paths.job_id}.*.tmp")
+
+
+def _append_whole(path: Path, line: bytes) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        before = os.fstat(fd).st_size
+        try:
+            write_all(fd, missing_newline(fd) + line)
+        except OSError:
+            os.ftruncate(fd, before)  # what is told to have failed must not be read when the next one closes it
+            raise
+    finally:
+        os.close(fd)

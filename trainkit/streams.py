@@ -1,6 +1,6 @@
 """Append-only files of JSON lines: one writer, any number of readers that tail.
 
-A line is appended by one ``os.write``; a line torn by a kill is closed when the file is next opened, and
+A line is appended by one ``os.write``; a line torn by a kill is closed by the next that is appended, and
 readers pass over it.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from trainkit.errors import StoreError
 from trainkit.record import from_plain, to_plain
 
 
@@ -33,24 +34,54 @@ def write_all(fd: int, data: bytes) -> None:
 
 
 class Appender:
-    """The one writer of a stream."""
+    """The one writer of a stream.
+
+    What the disk does not take is kept, and goes first the next time, from the very byte at which it stopped: so
+    no line is lost, torn or repeated while this process lives.
+
+    Raises:
+        StoreError: the file cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        heal(self._fd)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                self._unwritten = bytearray(missing_newline(self._fd))
+            except BaseException:
+                os.close(self._fd)
+                raise
+        except OSError as error:
+            raise StoreError.about(error, path) from error
 
     def append(self, items: Iterable[Mapping[str, Any]]) -> None:
-        """Append lines, all in one write."""
-        data = b"".join(encode_line(item) for item in items)
-        if not data:
-            return
-        before = os.fstat(self._fd).st_size
+        """Append lines, all in one write.
+
+        Raises:
+            StoreError: not all could be written; what is left is kept for the next time.
+        """
+        lines = b"".join(encode_line(item) for item in items)
+        if lines:
+            self._unwritten += lines
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what an earlier time has left.
+
+        Raises:
+            StoreError: it cannot be written now either.
+        """
         try:
-            write_all(self._fd, data)
-        except OSError:
-            os.ftruncate(self._fd, before)  # all or nothing, so that trying again repeats no line
-            raise
+            while self._unwritten:
+                del self._unwritten[: os.write(self._fd, self._unwritten)]
+        except OSError as error:
+            raise StoreError.about(error, self.path) from error
+
+    @property
+    def left_bytes(self) -> int:
+        """How much waits for the disk to take it."""
+        return len(self._unwritten)
 
     def sync(self) -> None:
         """Return when what was appended is on the disk."""
@@ -63,14 +94,13 @@ class Appender:
             self._fd = -1
 
 
-def heal(fd: int) -> None:
-    """Close a last line that a kill has torn, so that the next one starts fresh."""
+def missing_newline(fd: int) -> bytes:
+    """Return what closes a last line that a kill has torn, so that the next one starts fresh."""
     size = os.fstat(fd).st_size
     if not size:
-        return
+        return b""
     os.lseek(fd, size - 1, os.SEEK_SET)
-    if os.read(fd, 1) != b"\n":
-        write_all(fd, b"\n")
+    return b"" if os.read(fd, 1) == b"\n" else b"\n"
 
 
 def tail(path: Path, offset: int = 0, *, limit_bytes: int = -1) -> tuple[list[dict[str, Any]], int]:

@@ -5,24 +5,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import subprocess
 import sys
 import threading
-import traceback
+import time
 from collections.abc import Callable
 from typing import Any
 
 import trainkit
 from trainkit.boundary import StopRun
 from trainkit.checkpoints import load_resume, save
-from trainkit.errors import CheckpointError, TaskError
+from trainkit.endings import Ending, failed, interrupted, put
+from trainkit.errors import CheckpointError, StoreError, TaskError
 from trainkit.locks import FileLock
 from trainkit.modelfile import exported
 from trainkit.owners import this_process
 from trainkit.paths import JobPaths
-from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
+from trainkit.record import EndedBy, Environment, Phase, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.run import Run
 from trainkit.store import Store, write_atomically
@@ -61,7 +63,7 @@ def work(
     except CheckpointError as error:
         outcome.error = error
         outcome.settled.set()
-        recorder.close(**_ended(Status.FAILED, EndedBy.EXCEPTION, str(error), _error_info(error)))
+        recorder.close(failed(error, doing="it could not be resumed"))
         return
     run = Run(recorder, recorder.record.params, resumed=resumed)
     outcome.run = run
@@ -87,11 +89,11 @@ def work(
         run.control.close()
         outcome.settled.set()
     keep_outcome(outcome)
-    recorder.close(**ending)
+    recorder.close(ending)
 
 
-def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> dict[str, Any]:
-    """Call the function and save what it leaves.  Returns the fields of the terminal state."""
+def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> Ending:
+    """Call the function and save what it leaves."""
     paths = recorder.store.paths(run.job_id)
     stopped = False
     try:
@@ -107,28 +109,33 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) 
         usable = _save_model(paths, outcome.value, run.tracked.get("model"))
     except KeyboardInterrupt as interrupt:
         outcome.error = interrupt
-        return _ended(Status.INTERRUPTED, EndedBy.SIGNAL, "interrupted", _error_info(interrupt))
+        return interrupted(interrupt, hide=__file__)
     except BaseException as error:  # noqa: BLE001 - the boundary of user code: all it raises is told
         outcome.error = error
-        info = _error_info(error)
-        first_line = (info.message.splitlines() or [""])[0]
-        return _ended(Status.FAILED, EndedBy.EXCEPTION, f"{info.type}: {first_line}".rstrip(": "), info)
+        return failed(error, hide=__file__)
     if stopped and run.control.ended_by is EndedBy.LOST:
         saved = "; what it had is saved" if run.tracked else ""
-        return _ended(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
+        return Ending(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
     if stopped and not (run.finishing and usable):
-        return _ended(Status.STOPPED, EndedBy.USER, "stopped on request" + ("; model saved" if usable else ""))
+        return Ending(Status.STOPPED, EndedBy.USER, "stopped on request" + ("; model saved" if usable else ""))
     message = recorder.record.message
     if run.control.ended_by is EndedBy.USER:
         message = "finished early on request" if run.finishing else "ran to its end before the request took effect"
     ended_by = (
         EndedBy.EPOCHS if run.control.ended_by is EndedBy.USER and not run.finishing else run.control.ended_by
     )
-    return _ended(Status.COMPLETED, ended_by, message) | {"progress": 100.0}
+    return Ending(Status.COMPLETED, ended_by, message)
 
 
-def _ended(status: Status, ended_by: EndedBy, message: str, error: ErrorInfo | None = None) -> dict[str, Any]:
-    return {"status": status, "ended_by": ended_by, "message": message, "error": error}
+def tell_failure(store: Store, record: Record, error: Exception) -> None:
+    """Write the end of a job for which that could not be done in the ordinary way: the disk is full, say.
+
+    Where even this cannot be written, nobody runs the job, which is what readers find and tell.
+    """
+    if not record.status.terminal:
+        put(record, failed(error), now=time.time())
+    with contextlib.suppress(StoreError):
+        store.write_record(record, durable=True)
 
 
 def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
@@ -138,19 +145,6 @@ def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
             save(paths.model, content)
             return True
     return False
-
-
-def _error_info(error: BaseException) -> ErrorInfo:
-    """Describe an exception, with the traceback from the user's code on."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    lines = traceback.format_exception(type(error), error, trace)
-    try:
-        message = str(error)
-    except Exception as failure:  # noqa: BLE001 - a class of the user's, which may raise anything
-        message = f"(its text cannot be had: {type(failure).__name__})"
-    return ErrorInfo(type=type(error).__name__, message=message, traceback="".join(lines))
 
 
 def _note_environment(recorder: Recorder) -> None:
@@ -199,8 +193,7 @@ def main(arguments: list[str]) -> None:
     root, job_id, *fds = arguments
     store = Store(root)
     paths = store.paths(job_id)
-    # Held, not used: the job has an owner, and its place in the queue, as long as this process or its
-    # supervisor lives.
+    # The job has an owner, and its place in the queue, as long as this process or its supervisor lives.
     held = [FileLock.inherited(int(fd), paths.owner_lock) for fd in fds]
     handle = store.handle(job_id)
     recorder = Recorder(store, store.read(job_id), requests_offset=handle.requests_offset if handle else 0)
@@ -209,20 +202,28 @@ def main(arguments: list[str]) -> None:
     def keep(outcome: Outcome) -> None:
         try:
             data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned)
-        except TaskError as error:
-            recorder.warn(f"{error}; job.result() cannot bring it back")
-        else:
             write_atomically(paths.result, data, durable=False)
+        except (TaskError, StoreError) as error:
+            recorder.warn(f"{error}; job.result() cannot bring it back")
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread():
+                recorder.warn(
+                    f"the function has left the thread {thread.name!r} running; its process stays until that ends"
+                )
 
     try:
         task = load_task(paths.task.read_bytes())
     except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
-        recorder.close(
-            **_ended(Status.FAILED, EndedBy.EXCEPTION, f"the job could not be loaded: {error}", _error_info(error))
-        )
-        return
-    work(recorder, task, outcome, keep_outcome=keep)
-    del held
+        recorder.close(failed(error, doing="the job could not be loaded"))
+    else:
+        try:
+            work(recorder, task, outcome, keep_outcome=keep)
+        except Exception as error:
+            tell_failure(store, recorder.record, error)
+            raise
+    # The end is written.  What keeps this process alive from here on is the user's: nobody has to wait for it.
+    for lock in held:
+        lock.release()
 
 
 if __name__ == "__main__":

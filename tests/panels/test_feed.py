@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import trainkit as tk
+from trainkit.endings import Ending
 from trainkit.panels.feed import MOST_POINTS, POINTS, JobFeed, Message
 from trainkit.panels.printed import Printed
-from trainkit.record import Best, CheckpointInfo, Record, Status
+from trainkit.record import Best, CheckpointInfo, EndedBy, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.store import Store
 
@@ -156,7 +157,7 @@ def test_all_of_it_at_the_end(scene: Scene) -> None:
     scene.log(1, 11)
     scene.settled()
     assert not scene.feed.ended
-    scene.recorder.close(Status.COMPLETED, progress=100.0)
+    scene.recorder.close(Ending(Status.COMPLETED, EndedBy.EPOCHS))
     scene.lock.close()
     message = the(scene.feed.next())
     assert scene.feed.ended

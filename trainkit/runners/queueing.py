@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from trainkit.endings import Ending
 from trainkit.record import EndedBy, Status
 from trainkit.recorder import Recorder
 from trainkit.slots import Ticket, job_limit, wait_for_turn
@@ -30,7 +31,7 @@ def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event
     )
     if not may_run and ending is not None and ending.is_set():
         message = "the interpreter that would have run it was shut down; nothing was run"
-        recorder.close(Status.INTERRUPTED, ended_by=EndedBy.LOST, message=message)
+        recorder.close(Ending(Status.INTERRUPTED, EndedBy.LOST, message))
     elif not may_run:
-        recorder.close(Status.STOPPED, ended_by=EndedBy.USER, message="stopped while it waited; nothing was run")
+        recorder.close(Ending(Status.STOPPED, EndedBy.USER, "stopped while it waited; nothing was run"))
     return may_run

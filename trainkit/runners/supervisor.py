@@ -6,6 +6,7 @@ TICKET_FD TICKET_PATH`` is started by the process runner.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -15,9 +16,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trainkit.endings import Ending, cause_of_death
+from trainkit.errors import UnknownJobError
 from trainkit.locks import FileLock
 from trainkit.owners import process, this_process
-from trainkit.record import EndedBy, ErrorInfo, Record, Status
+from trainkit.record import EndedBy, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.runners.process import LARGE_TASK_BYTES, kill_descendants, kill_session
 from trainkit.runners.queueing import wait_in_queue
@@ -74,7 +77,10 @@ def supervise(store: Store, record: Record, lock: FileLock, ticket: Ticket) -> N
     code = worker.wait()
     kill_session(worker.pid)
     kill_descendants(me.pid)
-    bury(store, store.read(record.job_id), code, requests_offset=handle.requests_offset)
+    with contextlib.suppress(UnknownJobError):  # deleted as soon as its end was written
+        found = store.read(record.job_id)
+        if found.attempt == record.attempt:  # else resumed as soon as that
+            bury(store, found, code, requests_offset=handle.requests_offset)
 
 
 def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -> None:
@@ -91,20 +97,9 @@ def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -
     store.sweep(record.job_id)
     recorder = Recorder(store, record, requests_offset=requests_offset)
     if recorder.requested("kill"):
-        recorder.close(Status.STOPPED, ended_by=EndedBy.USER, message="killed on request")
-        return
-    recorder.close(Status.INTERRUPTED, **_cause_of_death(code))
-
-
-def _cause_of_death(code: int) -> dict[str, Any]:
-    if code >= 0:
-        message = f"its process ended with exit code {code} and without a word"
-        return {"ended_by": EndedBy.LOST, "message": message, "error": ErrorInfo("ProcessExit", message)}
-    name = signal.Signals(-code).name
-    message = f"its process was ended by {name}"
-    if name == "SIGKILL":
-        message += "; if nobody killed it, the system may have run out of memory"
-    return {"ended_by": EndedBy.SIGNAL, "message": message, "error": ErrorInfo(name, message)}
+        recorder.close(Ending(Status.STOPPED, EndedBy.USER, "killed on request"))
+    else:
+        recorder.close(cause_of_death(code))
 
 
 def adopt_orphans() -> None:

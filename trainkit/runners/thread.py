@@ -12,20 +12,19 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections import OrderedDict
 
 from trainkit.errors import RunnerError, TaskError
 from trainkit.locks import FileLock
 from trainkit.output import captured
 from trainkit.owners import this_process
-from trainkit.record import EndedBy, ErrorInfo, Record, Status
+from trainkit.record import Record
 from trainkit.recorder import Recorder
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.slots import Ticket
 from trainkit.store import Handle, Store, write_atomically
 from trainkit.task import Task, dump_task, load_task
-from trainkit.worker import Outcome, work
+from trainkit.worker import Outcome, tell_failure, work
 
 #: How long an ending kernel waits for its jobs to save.
 EXIT_GRACE_S = 10.0
@@ -100,23 +99,13 @@ def _run(
                 work(recorder, task, outcome)
     except Exception as error:  # noqa: BLE001 - what we did not foresee must not read as a job that vanished
         outcome.error = outcome.error or error
-        _tell_failure(store, record, error)
+        tell_failure(store, record, error)
     finally:
         outcome.settled.set()
         _threads.pop(_key(store, record), None)
         _forget_old_outcomes()
         ticket.close()
         lock.release()
-
-
-def _tell_failure(store: Store, record: Record, error: Exception) -> None:
-    """Write the end of a job whose recorder could not."""
-    if not record.status.terminal:
-        record.status, record.ended_by = Status.FAILED, EndedBy.EXCEPTION
-        record.message = f"{type(error).__name__}: {error}"
-        record.error = ErrorInfo(type(error).__name__, str(error), "".join(traceback.format_exception(error)))
-        record.phase, record.finished_at = None, time.time()
-    store.write_record(record, durable=True)
 
 
 def _forget_old_outcomes() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-
 import msgspec
 
 from trainkit.errors import (
+    NO_RIGHT,
+    NO_ROOM,
     CheckpointError,
     JobExistsError,
     JobIdError,
@@ -15,6 +15,7 @@ from trainkit.errors import (
     RecordError,
     RunnerError,
     StateError,
+    StoreError,
     TableError,
     TaskError,
     TrainkitError,
@@ -97,6 +98,9 @@ def refused(error: Exception, *, in_body: bool) -> RefusedError | None:
     """
     if isinstance(error, RefusedError):
         return error
+    if isinstance(error, StoreError):
+        status = 507 if error.errno in NO_ROOM else 403 if error.errno in NO_RIGHT else 503
+        return RefusedError(status, str(error), type="DiskFull" if status == 507 else type(error).__name__)
     if isinstance(error, _VALUE_ERRORS):
         name = "ValidationError" if isinstance(error, msgspec.ValidationError) else type(error).__name__
         return RefusedError(422 if in_body else 400, str(error), type=name)
@@ -104,6 +108,6 @@ def refused(error: Exception, *, in_body: bool) -> RefusedError | None:
         if isinstance(error, kind):
             line, column = (error.line, error.column) if isinstance(error, TableError) else (None, None)
             return RefusedError(status, str(error), type=type(error).__name__, line=line, column=column)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return RefusedError(507, f"no space left: {error.filename or 'the disk is full'}")
     return None
