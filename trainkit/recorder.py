@@ -11,7 +11,6 @@ only the terminal state must be written, for which some room is kept.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -37,6 +36,8 @@ _SPEED_WINDOW_S = 10.0
 _LEFT_BYTES = 50_000_000
 #: A loop that does nothing but log must not keep the recorder from its other duties.
 _LINES_PER_TICK = 5000
+#: What a run begins with tells what is usual for it; of later lines those are told on that a round ends with.
+_TOLD_ONE_BY_ONE = 10
 #: Keys of a metrics line that trainkit sets itself.
 RESERVED = ("attempt", "step", "time")
 
@@ -64,6 +65,10 @@ class Recorder:
         self.clock = clock
         self.on_request: Callable[[dict[str, Any]], None] = lambda request: None
         self.before_refresh: Callable[[], None] = lambda: None
+        #: Told ``(step, numbers, non_finite)`` of what was logged; ``non_finite`` are metrics with their steps.
+        self.on_metrics: Callable[[int, Mapping[str, float], Mapping[str, int]], None] = lambda *heard: None
+        #: Told the time, on the clock of ``time.monotonic``, and how late the round was, both in seconds.
+        self.on_round: Callable[[float, float], None] = lambda now, late_s: None
         #: ``(step, epoch, time, values)``; appended by the training thread, emptied by ours.
         self.pending: deque[tuple[int, int, float, Mapping[str, Any]]] = deque()
         self.watched: tuple[str, str] = ("val_loss", "min")
@@ -83,7 +88,7 @@ class Recorder:
         self._written = b""
         self._speed: deque[tuple[float, int]] = deque()
         self._complained: set[str] = set()
-        self._diverged = False
+        self._lines_told = 0
         self._dropped = 0
         self._troubled = False
 
@@ -131,7 +136,8 @@ class Recorder:
         """Append an event.
 
         Args:
-            kind: ``state``, ``request``, ``change``, ``checkpoint`` or ``warning``.
+            kind: ``state``, ``request``, ``change``, ``checkpoint``, ``warning``, or ``cleared`` when what was
+                warned of has passed.
             **fields: what happened, as JSON can hold it.
         """
         self.before_refresh()
@@ -139,12 +145,30 @@ class Recorder:
         with self._guard, self._surviving():
             self._events.append([{**line, **to_jsonable(fields)}])
 
-    def warn(self, message: str) -> None:
-        """Record a warning, once per message."""
+    def warn(self, message: str, *, cause: str | None = None) -> None:
+        """Record a warning, once per message.
+
+        Args:
+            message: plain words, with what to do.
+            cause: a name of the matter, if it may pass: then once until :meth:`clear`, whatever the message.
+        """
         with self._guard:
-            if message not in self._complained:
-                self._complained.add(message)
-                self.event("warning", message=message)
+            if not self.warns_of(cause or message):
+                self.event("warning", message=message, **({"cause": cause} if cause else {}))
+                self._complained.add(cause or message)
+
+    def warns_of(self, cause: str) -> bool:
+        """Whether there is a warning of this cause, and it has not passed."""
+        return cause in self._complained
+
+    def clear(self, cause: str, message: str) -> bool:
+        """Record that what was warned of has passed; return whether there was such a warning."""
+        with self._guard:
+            if not self.warns_of(cause):
+                return False
+            self.event("cleared", message=message, cause=cause)
+            self._complained.discard(cause)
+            return True
 
     def requested(self, *actions: str) -> bool:
         """Whether one of these has been requested in this attempt.  For use before :meth:`start`."""
@@ -164,9 +188,15 @@ class Recorder:
         self._thread.start()
 
     def _write_until_closed(self) -> None:
-        while not self._closing.wait(0 if len(self.pending) >= _LINES_PER_TICK else TICK_S):
+        while True:
+            wait_s = 0 if len(self.pending) >= _LINES_PER_TICK else TICK_S
+            due_at = time.monotonic() + wait_s
+            if self._closing.wait(wait_s):
+                return
+            woke_at = time.monotonic()
             try:
                 self.tick()
+                self.on_round(woke_at, woke_at - due_at)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not make the job deaf
                 self.warn(
                     f"a fault of trainkit while it wrote down what happened: {type(error).__name__}: {error}"
@@ -285,22 +315,32 @@ class Recorder:
     def _drain(self) -> None:
         lines: list[dict[str, Any]] = []
         attempt = self.record.attempt
+        fresh: dict[str, float] = {}
+        non_finite: dict[str, int] = {}
+        newest = 0
         for _ in range(min(len(self.pending), _LINES_PER_TICK)):
             step, epoch, logged_at, values = self.pending.popleft()
             numbers = self._numbers(values)
             if not numbers:
                 continue
+            fresh.update(numbers)
+            newest = step
+            for name, number in numbers.items():
+                if number - number:  # NaN and the infinities are the only numbers that differ from themselves
+                    non_finite.setdefault(name, step)
             lines.append(
                 {"attempt": attempt, "epoch": int(epoch), "step": int(step), "time": logged_at, **numbers}
             )
             self.record.metrics = {**self.record.metrics, **numbers}
             if "loss" in numbers:
                 self.record.loss = numbers["loss"]
-                if not math.isfinite(numbers["loss"]):
-                    self._warn_of_divergence(step)
             metric, mode = self.watched
             if metric in numbers:
                 self._watch(metric, mode, numbers[metric], step, epoch)
+            if self._lines_told < _TOLD_ONE_BY_ONE:
+                self._lines_told += 1
+                self.on_metrics(newest, fresh, non_finite)
+                fresh, non_finite = {}, {}
         if self._metrics.left_bytes > _LEFT_BYTES:
             self._dropped += len(lines)
             lines = []
@@ -308,6 +348,8 @@ class Recorder:
             self._metrics.append(lines)
         else:
             self._metrics.flush()
+        if fresh:
+            self.on_metrics(newest, fresh, non_finite)
 
     def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
@@ -323,14 +365,6 @@ class Recorder:
             if key != name:
                 self.warn(f"run.log({name}=...): the name is taken in the metrics file; it is written as {key!r}")
         return numbers
-
-    def _warn_of_divergence(self, step: int) -> None:
-        if not self._diverged:
-            self._diverged = True
-            self.warn(
-                f"the loss is not finite since step {step}: what is learnt from here on is lost. "
-                "Try a lower lr, clip the gradients, or look for missing or huge values in the data"
-            )
 
     def _watch(self, metric: str, mode: str, value: float, step: int, epoch: int) -> None:
         best = self.record.best

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trainkit.record import Record, Status
+from trainkit.units import duration as duration
+from trainkit.units import size as size
 
 #: Endings of metric names that mean "the same quantity, on validation rows".
 _VALIDATION_PREFIX = "val_"
@@ -187,19 +189,6 @@ def brief(value: object) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def size(size_bytes: float) -> str:
-    """Return a number of bytes as people read it.
-
-    >>> size(512), size(3_400_000), size(2.5e9)
-    ('512 B', '3.24 MB', '2.33 GB')
-    """
-    for unit in ("B", "KB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:.3g} GB"
-
-
 def headline(record: Record) -> str:
     """Return where a job is, in a few words.
 
@@ -328,22 +317,6 @@ def epochs_shown(epochs: int | None) -> int:
     (1, 1, 20, 1)
     """
     return max(1, -(-(epochs or 0) // 50))
-
-
-def duration(seconds: float) -> str:
-    """Return a time span as people say it.
-
-    >>> duration(0.4), duration(75), duration(7260)
-    ('0.4 s', '1 min 15 s', '2 h 1 min')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:

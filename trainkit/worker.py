@@ -29,6 +29,7 @@ from trainkit.recorder import Recorder
 from trainkit.run import Run
 from trainkit.store import Store, write_atomically
 from trainkit.task import Task, dump_outcome, load_task
+from trainkit.watcher import Watcher
 
 
 class Outcome:
@@ -69,6 +70,8 @@ def work(
     outcome.run = run
     recorder.on_request = run.control.receive
     recorder.before_refresh = run.report
+    watcher = Watcher(recorder)
+    recorder.on_metrics, recorder.on_round = watcher.hear, watcher.look
     identity = this_process()
     recorder.change(
         Status.RUNNING,

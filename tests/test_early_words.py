@@ -1,0 +1,281 @@
+"""Early words: what goes wrong is told once, with what to do, and when it is over; what is well stays silent."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import trainkit as tk
+from trainkit import watcher
+from trainkit.record import Record, Status
+from trainkit.recorder import Recorder
+from trainkit.resources import Memory, memory
+from trainkit.store import Store
+from trainkit.symptoms import INFINITE_NORMS_IN_A_ROW, Divergence, Word
+from trainkit.watcher import Watcher
+
+Eventually = Callable[..., None]
+
+
+def warned(job: tk.Job, kind: str = "warning") -> dict[str, str]:
+    """What a job warned of: the message of each cause."""
+    return {event.get("cause", ""): event["message"] for event in job.events() if event["event"] == kind}
+
+
+# --- what is logged ------------------------------------------------------------------------------
+
+
+def words_about(values: list[float], name: str = "loss") -> list[Word]:
+    """What is said of a metric that takes these values."""
+    divergence = Divergence()
+    found = []
+    for step, value in enumerate(values, 1):
+        non_finite = {} if math.isfinite(value) else {name: step}
+        found += divergence.hear(step, {name: value}, non_finite)
+    return found
+
+
+def test_a_loss_that_explodes_is_told_before_it_is_infinite() -> None:
+    """SGD with a step that is too long, on a real quadratic: the loss grows by a factor at every step."""
+    weight = torch.tensor([1.0], requires_grad=True)
+    losses = []
+    for _ in range(60):
+        loss = (weight**2).sum()
+        losses.append(loss.item())
+        (gradient,) = torch.autograd.grad(loss, weight)
+        with torch.no_grad():
+            weight -= 1.1 * gradient
+    assert math.isfinite(losses[-1])
+    words = words_about(losses)
+    assert {word.cause for word in words} == {"growing: loss"}
+    assert "lower lr" in words[0].message
+
+
+def test_a_loss_that_comes_back_is_over() -> None:
+    words = words_about([1.0] * 10 + [50.0] * 6 + [1.0] * 10)
+    assert [word.over for word in words if not word.over] == [False] * (len(words) - 1)
+    assert words[-1].over
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("loss", [2.3 * 0.9**step for step in range(200)] + [2.0] * 20),  # up again, but not out of its range
+        ("loss", [1.0] * 20 + [1e6] + [1.0] * 20),  # one bad batch
+        ("loss", [0.01, -0.02] * 10 + [5.0] * 20),  # passes through zero, so it has no scale
+        ("val_loss", [0.1] * 20 + [5.0] * 20),  # learns by heart: another matter
+        ("grad_norm", [0.05] * 10 + [3.0] * 50),  # a layer that wakes up
+        ("grad_norm", [1.0] * 10 + [math.inf] * (INFINITE_NORMS_IN_A_ROW - 1) + [1.0] * 10),  # a scaler at work
+        ("val_auc", [0.5, math.nan, 0.6, math.nan, math.nan, 0.7]),  # undefined now and then
+    ],
+)
+def test_what_healthy_runs_do_is_passed_over(name: str, values: list[float]) -> None:
+    assert words_about(values, name) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "cause"),
+    [
+        ("val_loss", [0.5, math.nan], "not finite: val_loss"),
+        ("grad_norm", [1.0] * 10 + [500.0] * 10, "growing: grad_norm"),
+        ("grad_norm", [1.0] * 10 + [math.nan] * INFINITE_NORMS_IN_A_ROW, "not finite: grad_norm"),
+        ("val_auc", [0.5] + [math.nan] * 3, "not finite: val_auc"),
+    ],
+)
+def test_what_sick_runs_do_is_told(name: str, values: list[float], cause: str) -> None:
+    assert {word.cause for word in words_about(values, name)} == {cause}
+
+
+def test_a_metric_that_is_not_finite_is_told_once_and_when_it_is_over(root: Path) -> None:
+    """Through a real job: one event for the matter, one for its end, none for its length."""
+
+    def fit(run: Any) -> None:
+        for loss in (0.5, math.nan, math.inf, math.nan, 0.4):
+            run.log(val_loss=loss)
+
+    job = tk.submit(fit)
+    job.result()
+    kinds = [event["event"] for event in job.events() if event.get("cause") == "not finite: val_loss"]
+    assert kinds == ["warning", "cleared"]
+    assert "val_loss is not finite since step 2" in warned(job)["not finite: val_loss"]
+    assert "since step 5" in warned(job, "cleared")["not finite: val_loss"]
+
+
+# --- the disk and the memory ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(root: Path) -> Iterator[Path]:
+    """A real file system of 64 MB."""
+    folder = root.parent / "small disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode != 0:
+        if os.environ.get("CI"):
+            pytest.fail(f"a file system cannot be mounted here: {mounted.stderr}")
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def until_released(run: Any, released: str) -> None:
+    """A job that goes on until a file is there."""
+    while not os.path.exists(released):
+        run.log(loss=1.0)
+        time.sleep(0.01)
+
+
+def test_a_disk_that_fills_up_is_told_before_it_is_full(
+    small_disk: Path, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real small disk: silent while there is room, a word while there still is some, and one when it is over."""
+    monkeypatch.setattr(watcher, "RESOURCES_EVERY_S", 0.05)
+    ballast, released = small_disk / "ballast", small_disk.parent / "released"
+    job = tk.submit(until_released, released=str(released), root=small_disk)
+    try:
+        eventually(job.running)
+        time.sleep(0.3)
+        assert warned(job) == {}
+        ballast.write_bytes(bytes(40 * 1024**2))
+        eventually(lambda: "disk" in warned(job))
+        ballast.unlink()
+        eventually(lambda: "disk" in warned(job, "cleared"))
+    finally:
+        released.touch()
+        job.wait()
+    assert "Make room" in warned(job)["disk"]
+    kinds = [event["event"] for event in job.events() if event.get("cause") == "disk"]
+    assert kinds == ["warning", "cleared"]
+
+
+def test_memory_that_runs_out_is_told_with_the_share_of_the_process(root: Path) -> None:
+    with watched(memory=lambda: Memory(150 * 10**6, 2 * 10**9, 1_500 * 10**6, 0.0, True)) as (looker, said):
+        looker.look(0.0, 0.0)
+        looker.look(10.0, 0.0)
+    ((cause, message),) = said
+    assert cause == "memory"
+    assert "this container may use" in message
+    assert "1.4 GB" in message
+
+
+def test_what_passed_and_comes_again_is_told_again_only_after_a_while(root: Path) -> None:
+    now, free = 1000.0, 10**7
+    with watched(free_bytes=lambda folder: free, clock=lambda: now) as (looker, said):
+        for later_s in (10, 20, 30, 40, 50, 700):
+            free = 10**9 if free == 10**7 else 10**7
+            now = 1000.0 + later_s
+            looker.look(now, 0.0)
+    assert [cause for cause, _ in said] == ["disk", "disk"]
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "names"),
+    [
+        ("0::/box", "box", ("memory.max", "memory.current", "inactive_file")),
+        ("0::/not/seen/from/here", "", ("memory.max", "memory.current", "inactive_file")),
+        ("4:memory:/box", "memory/box", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_the_limit_of_a_container_counts(
+    tmp_path: Path, line: str, folder: str, names: tuple[str, str, str]
+) -> None:
+    """Both versions of control groups; what only caches files is not counted as used."""
+    group = tmp_path / "cgroup" / folder
+    group.mkdir(parents=True)
+    limit, use, cache = names
+    (group / limit).write_text("2000000000\n")
+    (group / use).write_text("1900000000\n")
+    (group / "memory.stat").write_text(f"anon 1\n{cache} 400000000\n")
+    (tmp_path / "mine").write_text(f"7:cpu:/\n{line}\n")
+    found = memory(cgroups=tmp_path / "cgroup", of_this_process=tmp_path / "mine")
+    assert (found.total, found.available, found.limited) == (2_000_000_000, 500_000_000, True)
+
+
+@contextlib.contextmanager
+def watched(
+    *, clock: Callable[[], float] = time.time, **readings: Any
+) -> Iterator[tuple[Watcher, list[tuple[str, str]]]]:
+    """A watcher of a running job with the readings that it is given, and what it warned of."""
+    store = Store()
+    record = Record(job_id="a", name="a", status=Status.RUNNING, runner="thread")
+    lock = store.create(record)
+    recorder = Recorder(store, record, clock=clock)
+    plenty = Memory(10**10, 10**11, 10**8, 0.0, False)
+    said: list[tuple[str, str]] = []
+    try:
+        yield (
+            Watcher(recorder, **{"free_bytes": lambda folder: 10**12, "memory": lambda: plenty, **readings}),
+            said,
+        )
+        events = tk.Job("a").events()
+        said += [(event["cause"], event["message"]) for event in events if event["event"] == "warning"]
+    finally:
+        recorder.detach()
+        lock.close()
+
+
+# --- the notebook beside the job -----------------------------------------------------------------
+
+
+def small_steps(run: Any) -> None:
+    """Steps as small networks have them, until the job is stopped."""
+    weight, rows = torch.randn(64, 64), torch.randn(64, 64)
+    for _ in run.batches(iter(int, 1)):
+        for _ in range(20):
+            rows = torch.tanh(rows @ weight)
+        run.log(loss=rows.sum())
+
+
+def busy_in_python(until: float) -> None:
+    """What a cell does that computes in Python."""
+    while time.monotonic() < until:
+        sum(number * number for number in range(1000))
+
+
+def busy_outside_of_python(until: float) -> None:
+    """What a cell does that computes in numpy, which lets go of the interpreter."""
+    matrix = np.random.default_rng(0).normal(size=(700, 700))
+    while time.monotonic() < until:
+        matrix @ matrix
+
+
+def idle(until: float) -> None:
+    """What a cell does that waits."""
+    time.sleep(until - time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"), [(busy_in_python, True), (busy_outside_of_python, False), (idle, False)]
+)
+def test_a_thread_job_that_a_busy_notebook_starves_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, cell: Callable[[float], None], told: bool
+) -> None:
+    """This thread is the notebook's; the job runs beside it.  Only Python code keeps it from its work."""
+    assert threading.current_thread() is threading.main_thread()
+    monkeypatch.setattr(watcher, "WINDOW_S", 0.4)
+    job = tk.submit(small_steps)
+    give_up_at = time.monotonic() + 20.0
+    while time.monotonic() < give_up_at:
+        cell(time.monotonic() + (0.5 if told else 1.4))
+        if not told or "starved" in warned(job):
+            break
+    job.stop()
+    job.wait()
+    assert ("starved" in warned(job)) is told
+    if told:
+        assert "runner='process'" in warned(job)["starved"]
