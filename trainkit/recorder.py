@@ -11,6 +11,7 @@ only the terminal state must be written, for which some room is kept.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ import msgspec
 from trainkit.endings import Ending, put
 from trainkit.errors import StoreError
 from trainkit.record import Best, Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
+from trainkit.scalars import OnDevice, fetched
 from trainkit.store import Store
 from trainkit.streams import Appender
 
@@ -38,6 +40,8 @@ _LEFT_BYTES = 50_000_000
 _LINES_PER_TICK = 5000
 #: What a run begins with tells what is usual for it; of later lines those are told on that a round ends with.
 _TOLD_ONE_BY_ONE = 10
+#: Step, epoch, time, and the values as :func:`~trainkit.scalars.taken` gives them.
+Logged = tuple[int, int, float, Mapping[str, Any]]
 #: Keys of a metrics line that trainkit sets itself.
 RESERVED = ("attempt", "step", "time")
 
@@ -69,8 +73,8 @@ class Recorder:
         self.on_metrics: Callable[[int, Mapping[str, float], Mapping[str, int]], None] = lambda *heard: None
         #: Told the time, on the clock of ``time.monotonic``, and how late the round was, both in seconds.
         self.on_round: Callable[[float, float], None] = lambda now, late_s: None
-        #: ``(step, epoch, time, values)``; appended by the training thread, emptied by ours.
-        self.pending: deque[tuple[int, int, float, Mapping[str, Any]]] = deque()
+        #: What was logged; appended by the training thread, emptied by ours.
+        self.pending: deque[Logged] = deque()
         self.watched: tuple[str, str] = ("val_loss", "min")
         paths = store.paths(record.job_id)
         self._metrics = Appender(paths.metrics)
@@ -313,34 +317,39 @@ class Recorder:
         return requests
 
     def _drain(self) -> None:
+        count = min(len(self.pending), _LINES_PER_TICK)
+        take = self.pending.popleft
+        taken = [take() for _ in range(count)]
+        if any(type(value) is not float for *_, values in taken for value in values.values()):
+            taken = self._read_out(taken)
         lines: list[dict[str, Any]] = []
-        attempt = self.record.attempt
+        attempt, (metric, mode) = self.record.attempt, self.watched
+        newest: dict[str, float] = {}
         fresh: dict[str, float] = {}
         non_finite: dict[str, int] = {}
-        newest = 0
-        for _ in range(min(len(self.pending), _LINES_PER_TICK)):
-            step, epoch, logged_at, values = self.pending.popleft()
-            numbers = self._numbers(values)
-            if not numbers:
+        for step, epoch, logged_at, values in taken:
+            if not values.keys().isdisjoint(RESERVED):
+                values = self._renamed(values)
+            if not values:
                 continue
-            fresh.update(numbers)
-            newest = step
-            for name, number in numbers.items():
-                if number - number:  # NaN and the infinities are the only numbers that differ from themselves
-                    non_finite.setdefault(name, step)
-            lines.append(
-                {"attempt": attempt, "epoch": int(epoch), "step": int(step), "time": logged_at, **numbers}
-            )
-            self.record.metrics = {**self.record.metrics, **numbers}
-            if "loss" in numbers:
-                self.record.loss = numbers["loss"]
-            metric, mode = self.watched
-            if metric in numbers:
-                self._watch(metric, mode, numbers[metric], step, epoch)
+            lines.append({"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **values})
+            fresh.update(values)
+            if metric in values:
+                self._watch(metric, mode, values[metric], step, epoch)
+            if not math.isfinite(sum(values.values())):
+                for name, number in values.items():
+                    if not math.isfinite(number):
+                        non_finite.setdefault(name, step)
             if self._lines_told < _TOLD_ONE_BY_ONE:
                 self._lines_told += 1
-                self.on_metrics(newest, fresh, non_finite)
+                self.on_metrics(step, fresh, non_finite)
+                newest |= fresh
                 fresh, non_finite = {}, {}
+        newest |= fresh
+        if newest:
+            # A new dict: others may be encoding the old one.
+            self.record.metrics = {**self.record.metrics, **newest}
+            self.record.loss = newest.get("loss", self.record.loss)
         if self._metrics.left_bytes > _LEFT_BYTES:
             self._dropped += len(lines)
             lines = []
@@ -349,22 +358,36 @@ class Recorder:
         else:
             self._metrics.flush()
         if fresh:
-            self.on_metrics(newest, fresh, non_finite)
+            self.on_metrics(taken[-1][0], fresh, non_finite)
 
-    def _numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
+    def _read_out(self, taken: list[Logged]) -> list[Logged]:
+        """Turn everything that was logged into floats; what is on a device is fetched all at once."""
+        on_device = fetched(
+            value for *_, values in taken for value in values.values() if isinstance(value, OnDevice)
+        )
+        return [
+            (step, epoch, logged_at, self._numbers(values, on_device)) for step, epoch, logged_at, values in taken
+        ]
+
+    def _numbers(self, values: Mapping[str, Any], on_device: Mapping[int, Any]) -> dict[str, float]:
         numbers: dict[str, float] = {}
         for name, value in values.items():
-            key = f"{name}_" if name in RESERVED else name
             try:
-                numbers[key] = float(value)
-            except (TypeError, ValueError, OverflowError):
+                numbers[name] = float(on_device.get(id(value), value))
+            except (TypeError, ValueError, OverflowError, RuntimeError):
                 self.warn(
                     f"run.log({name}=...) got {type(value).__name__}, which is not one number; it was left out. "
                     "Log a float or a tensor of one element."
                 )
-            if key != name:
-                self.warn(f"run.log({name}=...): the name is taken in the metrics file; it is written as {key!r}")
         return numbers
+
+    def _renamed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Give names that the metrics file needs for itself an underscore."""
+        for name in values.keys() & set(RESERVED):
+            self.warn(
+                f"run.log({name}=...): the name is taken in the metrics file; it is written as {name + '_'!r}"
+            )
+        return {f"{name}_" if name in RESERVED else name: value for name, value in values.items()}
 
     def _watch(self, metric: str, mode: str, value: float, step: int, epoch: int) -> None:
         best = self.record.best

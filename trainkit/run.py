@@ -7,9 +7,9 @@ whole step and never within one.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from time import time
 from typing import Any, TypeVar
 
 from trainkit.boundary import Boundary, StopRun
@@ -21,6 +21,7 @@ from trainkit.params import Params
 from trainkit.place import Place
 from trainkit.record import EndedBy, Phase
 from trainkit.recorder import Recorder
+from trainkit.scalars import taken
 
 Batch = TypeVar("Batch")
 
@@ -41,7 +42,7 @@ class Run:
         self, recorder: Recorder, params: Mapping[str, Any], *, resumed: Mapping[str, Any] | None = None
     ) -> None:
         self._recorder = recorder
-        self._pending = recorder.pending
+        self._put = recorder.pending.append
         self.job_id = recorder.record.job_id
         self.name = recorder.record.name
         self.params = Params(params)
@@ -162,11 +163,12 @@ class Run:
         """
         if self._place.steps_by_log:
             self._step_of_a_bare_loop()
-        for name, value in values.items():
+        for value in values.values():
             if type(value) is not float:
-                values[name] = _taken(value)
+                values = {name: each if type(each) is float else taken(each) for name, each in values.items()}
+                break
         place = self._place
-        self._pending.append((place.step if step is None else step, place.epoch, time.time(), values))
+        self._put((place.step if step is None else int(step), place.epoch, time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
         if self.control.attention:
@@ -334,14 +336,3 @@ def _length(loader: Iterable[Any]) -> int | None:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:  # a generator, or a loader of an endless stream
         return None
-
-
-def _taken(value: Any) -> Any:
-    """Take a value out of the training code's hands: what it holds now is what is logged."""
-    device = getattr(value, "device", None)
-    if device is None or not hasattr(value, "detach"):
-        return value
-    if getattr(device, "type", "cpu") == "cpu":
-        return value.item() if value.numel() == 1 else value.detach().clone()
-    # A copy on the same stream; the recorder's thread waits for it, the training does not.
-    return value.detach().clone()

@@ -7,7 +7,7 @@ readers pass over it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import msgspec
 
 from trainkit.errors import StoreError
 from trainkit.record import from_plain, to_plain
+
+_encoder = msgspec.json.Encoder()
 
 
 def encode_line(item: Mapping[str, Any]) -> bytes:
@@ -24,6 +26,22 @@ def encode_line(item: Mapping[str, Any]) -> bytes:
     b'{"step":5,"loss":"NaN"}\\n'
     """
     return msgspec.json.encode(to_plain(item)) + b"\n"
+
+
+def encode_lines(items: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return what :func:`encode_line` gives for each, all in one pass where none needs its care.
+
+    >>> encode_lines([{"step": 5, "loss": 0.5}, {"step": 6, "loss": float("nan")}])
+    b'{"step":5,"loss":0.5}\\n{"step":6,"loss":"NaN"}\\n'
+    """
+    try:
+        data = _encoder.encode_lines(items)
+    except (TypeError, UnicodeEncodeError):
+        pass  # mappings that are no dicts, or names that are no UTF-8
+    else:
+        if b"null" not in data:  # which is how the encoder writes what is not finite
+            return data
+    return b"".join(map(encode_line, items))
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -61,7 +79,7 @@ class Appender:
         Raises:
             StoreError: not all could be written; what is left is kept for the next time.
         """
-        lines = b"".join(encode_line(item) for item in items)
+        lines = encode_lines(list(items))
         if lines:
             self._unwritten += lines
             self.flush()
