@@ -6,12 +6,12 @@ import copy
 import time
 
 from trainkit.checkpoints import whole_resume
-from trainkit.errors import CheckpointError, StateError
+from trainkit.errors import CheckpointError, StateError, telling
 from trainkit.locks import FileLock, try_lock
 from trainkit.record import Record, Status, begin_attempt
 from trainkit.runners import runner as find_runner
 from trainkit.slots import Ticket, job_limit
-from trainkit.store import Handle, Store, telling
+from trainkit.store import Handle, Store
 from trainkit.task import Task
 
 #: How long the owner of a job that is over may take to exit.
@@ -59,6 +59,12 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
             f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
             "once run.track(model=..., optimizer=...) names what to keep"
         )
+    with telling(paths.folder):
+        _begin_again(store, record, where)
+
+
+def _begin_again(store: Store, record: Record, where: str) -> None:
+    job_id, paths = record.job_id, store.paths(record.job_id)
     lock = _freed_lock(store, record)
     try:
         # Only under the lock is it certain that nobody else has resumed it since.
@@ -98,17 +104,11 @@ def _freed_lock(store: Store, record: Record) -> FileLock:
         StateError: somebody runs it.
     """
     give_up_at = time.monotonic() + EXIT_S
-    while (lock := _try_owner_lock(store, record)) is None:
+    while (lock := try_lock(store.paths(record.job_id).owner_lock)) is None:
         if not store.observe(record.job_id).status.terminal or time.monotonic() > give_up_at:
             raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
         time.sleep(0.01)
     return lock
-
-
-def _try_owner_lock(store: Store, record: Record) -> FileLock | None:
-    path = store.paths(record.job_id).owner_lock
-    with telling(path):
-        return try_lock(path)
 
 
 def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:

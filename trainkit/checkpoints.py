@@ -17,10 +17,10 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from trainkit.errors import CheckpointError
+from trainkit.errors import CheckpointError, telling
 from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo
-from trainkit.store import remove_temporary, sync_folder, telling, write_atomically
+from trainkit.store import remove_temporary, sync_folder, write_atomically
 
 
 class _Hashing:

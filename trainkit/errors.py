@@ -7,9 +7,10 @@ same thing (a missing file, a wrong value), the class derives from that one too,
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -62,6 +63,19 @@ _ADVICE = {
     errno.EEXIST: "; it is in the way of a folder of that name",
     errno.ENOTDIR: "; a file is in the way of a folder of that name",
 }
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Have an error of the system say which file it is about, and what can be done.
+
+    Raises:
+        StoreError: in place of any other ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError.about(error, path) from error
 
 
 class StateError(TrainkitError, RuntimeError):

@@ -63,6 +63,13 @@ class Job:
         self.name = self.store.read(job_id).name
         self.paths = self.store.paths(job_id)
 
+    @classmethod
+    def of(cls, record: Record, store: Store) -> Job:
+        """Return the job of a record that was read, or made, a moment ago."""
+        job = cls.__new__(cls)
+        job.store, job.id, job.name, job.paths = store, record.job_id, record.name, store.paths(record.job_id)
+        return job
+
     # --- reading ---------------------------------------------------------------------------------
 
     @property

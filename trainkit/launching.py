@@ -181,7 +181,7 @@ def launch(
         heartbeat_at=created_at,
     )
     begin(store, record, task)
-    return Job(job_id, store)
+    return Job.of(record, store)
 
 
 def _bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:

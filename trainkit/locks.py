@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainkit.errors import TrainkitError
+from trainkit.errors import TrainkitError, telling
 
 #: How often `try_lock` tries again when nothing but readers is in its way.
 _READER_PATIENCE = 2000
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+#: Held from the opening of a lock file until its lock is among those that a forked child lets go of.
+_opening = threading.RLock()
 
 if sys.platform == "win32":  # pragma: no cover - exercised on Windows only
     import msvcrt
@@ -83,29 +86,44 @@ class FileLock:
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Take the lock of a file, which is created if needed; None if somebody else holds it."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    """Take the lock of a file, which is created if needed; None if somebody else holds it.
+
+    Raises:
+        StoreError: there is no such folder, or it cannot be written.
+    """
     for _ in range(_READER_PATIENCE):
-        if _lock(fd, shared=False):
-            return FileLock(fd, path)
-        if not _only_readers(fd):
+        with _opening, telling(path):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                if _lock(fd, shared=False):
+                    return FileLock(fd, path)
+                only_readers = _only_readers(fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        if not only_readers:
             break
         time.sleep(0.0005)  # a reader holds its shared lock for some microseconds
-    os.close(fd)
     return None
 
 
 def is_locked(path: Path) -> bool | None:
-    """Whether somebody holds the lock of a file; None if there is no such file."""
-    try:
-        fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
-    except FileNotFoundError:
-        return None
-    try:
-        # Shared, so that two readers that ask at once do not take each other for an owner.
-        return not _lock(fd, shared=True)
-    finally:
-        os.close(fd)
+    """Whether somebody holds the lock of a file; None if there is no such file.
+
+    Raises:
+        StoreError: it cannot be asked.
+    """
+    with _opening, telling(path):
+        try:
+            fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            # Shared, so that two readers that ask at once do not take each other for an owner.
+            return not _lock(fd, shared=True)
+        finally:
+            os.close(fd)
 
 
 @contextmanager
@@ -137,9 +155,13 @@ def locked(
 
 def _close_in_forked_child() -> None:
     """A forked child (a DataLoader worker, say) must not keep its parent's locks alive."""
+    _opening.release()
     for lock in list(_held):
         lock.close()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_in_forked_child)
+    # No thread forks while another is between opening a lock file and noting it: the child would keep that one.
+    os.register_at_fork(
+        before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_close_in_forked_child
+    )

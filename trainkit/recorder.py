@@ -183,13 +183,17 @@ class Recorder:
 
     def start(self) -> None:
         """Start writing in the background."""
-        with self._surviving():
-            # Random, since some file systems make no room for zeros.
-            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+        self.keep_room()
         self._thread = threading.Thread(
             target=self._write_until_closed, name=f"trainkit-recorder-{self.record.job_id}", daemon=True
         )
         self._thread.start()
+
+    def keep_room(self) -> None:
+        """Take some room on the disk for the end."""
+        with self._surviving():
+            # Random, since some file systems make no room for zeros.
+            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
 
     def _write_until_closed(self) -> None:
         while True:

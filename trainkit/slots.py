@@ -7,6 +7,7 @@ so its ticket counts no more.  The limit holds across all processes of one user.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainkit.errors import OptionError, RunnerError
+from trainkit.errors import OptionError, RunnerError, telling
 from trainkit.locks import FileLock, is_locked, locked, try_lock
 
 LIMIT_VARIABLE = "TRAINKIT_MAX_JOBS"
@@ -133,15 +134,17 @@ class Ticket:
                 if path == self._path:
                     continue
                 if is_locked(path) is not True:
-                    path.unlink(missing_ok=True)  # safe under the mutex: no ticket is drawn meanwhile
+                    with contextlib.suppress(OSError):  # it counts for nothing wherever it stays
+                        path.unlink(missing_ok=True)  # safe under the mutex: no ticket is drawn meanwhile
                     continue
-                if path.name < self._path.name or path.read_bytes() == _RUNNING:
+                if path.name < self._path.name or _is_running(path):
                     ahead.append(path.name.split(".")[1])
                     if len(ahead) >= limit:
                         break  # enough to know; with many waiting, looking at all would be the work
             if len(ahead) >= limit:
                 return ahead
-            os.write(self._lock.fd, _RUNNING)
+            with telling(self._path):
+                os.write(self._lock.fd, _RUNNING)
             return []
 
     def close(self) -> None:
@@ -149,7 +152,13 @@ class Ticket:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # whoever looks for its turn next sweeps it: nobody holds it
+                self._path.unlink(missing_ok=True)
+
+
+def _is_running(ticket: Path) -> bool:
+    with telling(ticket):
+        return ticket.read_bytes() == _RUNNING
 
 
 def wait_for_turn(

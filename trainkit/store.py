@@ -19,9 +19,9 @@ from trainkit.errors import (
     JobExistsError,
     RecordError,
     StateError,
-    StoreError,
     UnknownJobError,
     did_you_mean,
+    telling,
 )
 from trainkit.locks import FileLock, locked, try_lock
 from trainkit.owners import Process, Pulse, is_owned
@@ -77,19 +77,6 @@ def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
             raise
         if durable:
             sync_folder(path.parent)
-
-
-@contextlib.contextmanager
-def telling(path: Path) -> Iterator[None]:
-    """Have an error of the system say which file it is about, and what can be done.
-
-    Raises:
-        StoreError: in place of any other ``OSError``.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise StoreError.about(error, path) from error
 
 
 def remove_temporary(path: Path) -> None:
@@ -232,8 +219,14 @@ class Store:
             raise RecordError(f"{self.paths(job_id).handle}: {error}") from error
 
     def requests(self, job_id: str, offset: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the requests from a byte offset on, and the next offset."""
-        return tail(self.paths(job_id).requests, offset)
+        """Return the requests from a byte offset on, and the next offset.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        path = self.paths(job_id).requests
+        with telling(path):
+            return tail(path, offset)
 
     # --- writing ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from trainkit.errors import StoreError
+from trainkit.errors import telling
 from trainkit.record import from_plain, to_plain
 
 _encoder = msgspec.json.Encoder()
@@ -63,15 +63,13 @@ class Appender:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with telling(path):
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             try:
                 self._unwritten = bytearray(missing_newline(self._fd))
             except BaseException:
                 os.close(self._fd)
                 raise
-        except OSError as error:
-            raise StoreError.about(error, path) from error
 
     def append(self, items: Iterable[Mapping[str, Any]]) -> None:
         """Append lines, all in one write.
@@ -90,11 +88,9 @@ class Appender:
         Raises:
             StoreError: it cannot be written now either.
         """
-        try:
+        with telling(self.path):
             while self._unwritten:
                 del self._unwritten[: os.write(self._fd, self._unwritten)]
-        except OSError as error:
-            raise StoreError.about(error, self.path) from error
 
     @property
     def left_bytes(self) -> int:
@@ -102,8 +98,13 @@ class Appender:
         return len(self._unwritten)
 
     def sync(self) -> None:
-        """Return when what was appended is on the disk."""
-        os.fsync(self._fd)
+        """Return when what was appended is on the disk.
+
+        Raises:
+            StoreError: the disk does not say so.
+        """
+        with telling(self.path):
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Close the file."""

@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any
 
 from trainkit.endings import Ending, cause_of_death
-from trainkit.errors import UnknownJobError
+from trainkit.errors import StoreError, UnknownJobError
 from trainkit.locks import FileLock
 from trainkit.owners import process, this_process
 from trainkit.record import EndedBy, Record, Status
@@ -96,7 +96,10 @@ def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -
         return
     store.sweep(record.job_id)
     recorder = Recorder(store, record, requests_offset=requests_offset)
-    if recorder.requested("kill"):
+    killed = False
+    with contextlib.suppress(StoreError):  # where nobody can tell what was asked, the death is told as any other
+        killed = recorder.requested("kill")
+    if killed:
         recorder.close(Ending(Status.STOPPED, EndedBy.USER, "killed on request"))
     else:
         recorder.close(cause_of_death(code))

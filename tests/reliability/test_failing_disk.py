@@ -1,0 +1,56 @@
+"""Every system call of every operation on a job's files fails in turn; what is left is the old or the new."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HARNESS = Path(__file__).with_name("failing_disk.py")
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder in memory where there is one: that a disk is slow to say so is not what is tried here."""
+    import tempfile
+
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path_factory.getbasetemp()) as name:
+        yield Path(name)
+
+
+def counts(variant: str, folder: Path, *operations: str) -> dict[str, dict[str, Any]]:
+    """Run the harness and return what it counted."""
+    command = [sys.executable, str(HARNESS), variant, str(folder), *operations]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    found: dict[str, dict[str, Any]] = json.loads(out.stdout)
+    tried = sum(each["tried"] for each in found.values())
+    print(f"{variant}: {tried} tried, {sum(len(each['wrong']) for each in found.values())} wrong")
+    return found
+
+
+def test_no_failing_call_leaves_a_lie(folder: Path) -> None:
+    """1,800 faults in fourteen operations: the old or the new, no line lost or repeated, no false success."""
+    found = counts("trainkit", folder)
+    assert len(found) == 14
+    assert all(each["tried"] >= 40 for each in found.values()), "the calls were counted"
+    assert [fault for each in found.values() for fault in each["wrong"]] == []
+
+
+@pytest.mark.parametrize(
+    ("variant", "operations"),
+    [
+        ("in-place", ["WriteRecord", "SaveModel"]),
+        ("unhealed", ["AppendMetrics", "Life"]),
+        ("quiet", ["Request", "Bury"]),
+    ],
+)
+def test_the_harness_finds_known_bad_ways(folder: Path, variant: str, operations: list[str]) -> None:
+    """It fails writers in place, appenders that do not look at what was taken, and those that pass over errors."""
+    found = counts(variant, folder, *operations)
+    assert {name: bool(each["wrong"]) for name, each in found.items()} == dict.fromkeys(operations, True)
