@@ -38,9 +38,18 @@ class Lab:
     Args:
         folder: where all of it goes.
         extension: whether trainkit's server extension is enabled.
+        application: the module to run, ``jupyterlab`` or ``notebook``.
+        packages: a folder whose packages it also has.
     """
 
-    def __init__(self, folder: Path, *, extension: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        extension: bool = True,
+        application: str = "jupyterlab",
+        packages: Path | None = None,
+    ) -> None:
         self.root = folder / "root"
         self.folder = folder
         self.token = secrets.token_hex(16)
@@ -60,6 +69,8 @@ class Lab:
             "TRAINKIT_ROOT": str(self.root),
             "TRAINKIT_QUEUE": str(folder / "queue"),
         }
+        if packages is not None:
+            env |= {"PYTHONPATH": str(packages), "JUPYTER_PATH": str(packages / "share" / "jupyter")}
         notifications = folder / "settings" / "@jupyterlab" / "apputils-extension"
         notifications.mkdir(parents=True)
         (notifications / "notification.jupyterlab-settings").write_text(
@@ -75,7 +86,7 @@ class Lab:
                 [
                     sys.executable,
                     "-m",
-                    "jupyterlab",
+                    application,
                     "--no-browser",
                     "--allow-root",
                     "--expose-app-in-browser",
@@ -119,12 +130,20 @@ class Lab:
             data = answer.read()
         return json.loads(data) if data else None
 
-    def notebook(self, name: str, cells: list[str]) -> str:
+    def notebook(self, name: str, cells: list[str], *, kernel: str = "python3") -> str:
         """Write a notebook of code cells below the root."""
-        kernel = {"name": "python3", "display_name": "Python 3"}
-        notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel})
+        spec = {"name": kernel, "display_name": kernel}
+        notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": spec})
         nbformat.write(notebook, self.root / name)
         return name
+
+    def add_kernel(self, name: str, packages: Path) -> None:
+        """Offer a kernel that takes packages from this folder before those of the environment."""
+        folder = self.folder / "data" / "kernels" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        spec = {"argv": command, "display_name": name, "language": "python", "env": {"PYTHONPATH": str(packages)}}
+        (folder / "kernel.json").write_text(json.dumps(spec))
 
     def end_kernels(self) -> None:
         """End all kernels, and with them their thread jobs."""

@@ -4,61 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable
-from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import expect
 
 from trainkit.record import Record, Status
 from trainkit.store import Store
 from trainkit.streams import tail
 
 from .lab import Lab, Notebook
+from .seeing import FIT, newest, pixels, runs, state, step, stop_takes_s, until
 
-Opened = Callable[[list[str]], Notebook]
+Opened = Callable[..., Notebook]
 
-FIT = """
-import time, trainkit as tk
-def fit(run, hidden: int = 64, epochs: int = 1000, pause_s: float = 0.01):
-    for epoch in run.epochs(epochs):
-        for batch in run.batches(range(20)):
-            time.sleep(pause_s)
-            run.log(loss=1.0 / run.step)
-        run.log(val_loss=1.1 / run.step)
-        print("epoch", epoch, "done")
-"""
 pytestmark = pytest.mark.timeout(240)
-
-
-def step(panel: Locator) -> int:
-    """Read the step that a monitor shows."""
-    found = re.search(r"step (\d+)", panel.locator(".tk-where").inner_text())
-    return int(found[1]) if found else 0
-
-
-def until(condition: Callable[[], Any], within_s: float = 30.0) -> None:
-    give_up_at = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at, f"not within {within_s:g} s"
-        time.sleep(0.05)
-
-
-def pixels(panel: Locator) -> str:
-    """Return what the first chart of a panel has drawn."""
-    return str(panel.locator("canvas").first.evaluate("canvas => canvas.toDataURL()"))
-
-
-def newest(lab: Lab) -> str:
-    """Return the id of the job that was started last."""
-    store = Store(lab.root)
-    return max(store.job_ids(), key=lambda job_id: store.read(job_id).created_at)
-
-
-def state(panel: Locator, *names: str) -> None:
-    """Expect a panel to show one of these states."""
-    expect(panel.locator(".tk-state").first).to_have_text(re.compile("|".join(names)), timeout=30_000)
 
 
 def test_watching_a_job_to_its_end(notebook: Opened) -> None:
@@ -89,18 +49,12 @@ def test_a_click_works_while_the_kernel_is_busy(notebook: Opened) -> None:
     nb.run(1)
     panel = nb.output(1).locator(".tk-monitor")
     state(panel, "Running")
-    job_id = newest(nb.lab)
     nb.run(2, wait=False)
     before = step(panel)
     until(lambda: step(panel) > before)
-    store = Store(nb.lab.root)
-    panel.get_by_role("button", name="Stop").click()
-    clicked = time.monotonic()
-    until(lambda: store.read(job_id).status in (Status.STOPPING, Status.STOPPED))
-    took_s = time.monotonic() - clicked
-    busy = nb.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status")
+    took_s = stop_takes_s(nb, panel)
+    assert runs(nb, 2)
     assert took_s < 1.0
-    assert busy == "busy"
     expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
 
 
@@ -129,6 +83,41 @@ def test_a_reload_and_a_restart(notebook: Opened) -> None:
     again.get_by_role("button", name="Stop").click()
     expect(nb.output(2)).to_contain_text("Stopped", timeout=30_000)
     state(panel, "Stopped")
+
+
+def test_a_page_that_was_loaded_again_stores_the_picture(notebook: Opened) -> None:
+    """A page that does not know the cells' displays any more stores the pictures nevertheless: of a job that ends,
+    of one that ended while no page was there, and of one that was deleted at once."""
+    names = ("ends", "ended", "deleted")
+    nb = notebook(
+        [
+            f"{FIT}import os; os.environ['TRAINKIT_MAX_JOBS'] = '3'",
+            *(f"{name} = tk.submit(fit, name='{name}')\n{name}" for name in names),
+            "deleted.stop(); deleted.wait(); deleted.delete()",
+        ]
+    )
+    for cell in range(4):
+        nb.run(cell)
+    for cell in (1, 2, 3):
+        until(lambda cell=cell: nb.output(cell).locator("canvas").count())
+    nb.save()
+    url = nb.page.url
+    nb.page.goto("about:blank")
+    store = Store(nb.lab.root)
+    (ended,) = [job_id for job_id in store.job_ids() if store.read(job_id).name == "ended"]
+    store.request(ended, "stop")
+    until(lambda: store.read(ended).status is Status.STOPPED)
+    nb.page.goto(url)
+    nb.ready()
+    expect(nb.output(1).locator(".tk-monitor canvas")).to_have_count(1, timeout=30_000)
+    expect(nb.output(3).locator(".tk-monitor canvas")).to_have_count(1, timeout=30_000)
+    nb.run(4)
+    nb.output(1).get_by_role("button", name="Stop").click()
+    for cell, told in ((1, "Stopped"), (2, "Stopped"), (3, "Deleted")):
+        expect(nb.output(cell).locator("img")).to_have_count(1, timeout=30_000)
+        expect(nb.output(cell)).to_contain_text(told)
+        (stored,) = nb.outputs(cell)
+        assert sorted(stored["data"]) == ["text/html", "text/plain"]
 
 
 def test_launching_from_the_form(notebook: Opened) -> None:

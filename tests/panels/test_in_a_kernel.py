@@ -60,6 +60,16 @@ class Kernel:
                 return found
         raise TimeoutError(f"no {until} within 60 s")
 
+    def say(self, comm_id: str, content: dict[str, Any], *, until: str) -> list[dict[str, Any]]:
+        """Say something to a widget, as its page would; return what is heard until a message of a type."""
+        data = {"method": "custom", "content": content}
+        self.client.shell_channel.send(self.client.session.msg("comm_msg", {"comm_id": comm_id, "data": data}))
+        found = []
+        while not found or found[-1]["type"] != until:
+            message = self.client.get_iopub_msg(timeout=60)
+            found.append({"type": message["msg_type"], **message["content"]})
+        return found
+
     def close(self) -> None:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
@@ -104,7 +114,8 @@ def test_text_without_a_front_end(kernel: Kernel) -> None:
 
 
 def test_a_panel_and_then_a_picture(kernel: Kernel) -> None:
-    """A front end gets a live panel; when the job ends, its output becomes HTML and text, and the widget goes."""
+    """A front end gets a live panel; when the job ends, its output becomes HTML and text; the widget goes when a
+    page says that it shows it no more."""
     kernel.run(FIT, front_end=True)
     messages = kernel.run("job = tk.submit(fit)\njob", front_end=True, until="update_display_data")
     (shown,) = of(messages, "display_data")
@@ -114,11 +125,15 @@ def test_a_panel_and_then_a_picture(kernel: Kernel) -> None:
     assert update["transient"]["display_id"] == shown["transient"]["display_id"]
     assert sorted(update["data"]) == ["text/html", "text/plain"]
     opened = {message["comm_id"] for message in of(messages, "comm_open")}
-    closed: set[str] = set()
-    after = kernel.run("time.sleep(0.3); left = panels()", front_end=True)
-    closed |= {message["comm_id"] for message in [*of(messages, "comm_close"), *of(after, "comm_close")]}
-    assert closed == opened
+    (settle,) = [each["data"]["content"] for each in of(messages, "comm_msg") if "settle" in str(each["data"])]
+    assert (settle["model_id"], settle["data"]) == (*opened, update["data"])
+    after = kernel.run("time.sleep(0.5); left = panels()", front_end=True)
+    assert not of([*messages, *after], "comm_close")
     assert printed(kernel, "print(left)") == "[]\n"
+    (again,) = of(kernel.say(settle["model_id"], {"type": "hello"}, until="comm_msg"), "comm_msg")
+    assert again["data"]["content"] == settle
+    (closed,) = of(kernel.say(settle["model_id"], {"type": "settled"}, until="comm_close"), "comm_close")
+    assert {closed["comm_id"]} == opened
 
 
 def test_updates_come_while_a_cell_is_busy(kernel: Kernel) -> None:

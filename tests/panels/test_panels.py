@@ -163,13 +163,26 @@ def test_closing_a_panel_ends_its_refreshing(slow_job: tk.Job) -> None:
     assert slow_job.state is Status.RUNNING
 
 
-def test_a_panel_of_a_deleted_job_says_so(root: Path, page: Any) -> None:
-    """A job that is deleted while its panel is open is told as such."""
+@pytest.mark.parametrize("settles", [True, False])
+def test_a_job_deleted_right_after_its_end(root: Path, page: Any, eventually: Eventually, settles: bool) -> None:
+    """A panel that never saw how its job ended is not stuck: it says that it is gone, and stores what it saw."""
     store = Store(root)
     lock = store.create(Record(job_id="a", name="a", status=Status.RUNNING, runner="process"))
-    seen = page(tk.attach("a").panel())
+    store.paths("a").metrics.write_text('{"step":1,"attempt":1,"loss":1.0}\n')
+    panel = Monitor(tk.attach("a"), settles=settles)
+    seen = page(panel)
     store.paths("a").record.unlink()
-    assert "no job 'a'" in seen.hears("trouble")["message"]
+    eventually(lambda: seen.of("full") and seen.of("full")[-1]["card"]["status"] == "DELETED")
+    card = seen.of("full")[-1]["card"]
+    assert (card["live"], card["actions"], card["controls"]) == (False, [], [])
+    eventually(lambda: panel._stored is not None)
+    assert panel._stored["text/plain"] == "a: deleted"
+    assert "Deleted" in panel._stored["text/html"]
+    assert "data:image/png" in panel._stored["text/html"]
+    assert panel.opening["content"]["card"]["status"] == "DELETED"
+    assert repr(panel) == "a: deleted"
+    assert panel not in refresher.panels()
+    assert not seen.of("trouble")
     lock.close()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import traitlets
 
 from trainkit import view
-from trainkit.errors import TrainkitError, UnknownJobError
+from trainkit.errors import TrainkitError
 from trainkit.job import Job
 from trainkit.listing import jobs
 from trainkit.panels.catalogue import Catalogue
@@ -140,11 +140,7 @@ class Dashboard(Panel):
         return [({"type": "curves", "metric": metric, "metrics": ordered, "series": series}, buffers)]
 
     def _open_news(self, job: Job, feed: JobFeed) -> list[Message]:
-        try:
-            message = feed.next()
-        except UnknownJobError as error:
-            self._open = None
-            return [_wrapped(job.id, ({"type": "trouble", "message": str(error)}, []))]
+        message = feed.next()
         return [] if message is None else [_wrapped(job.id, message)]
 
 

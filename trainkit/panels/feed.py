@@ -66,7 +66,7 @@ class JobFeed:
         self.paths = store.paths(job_id)
         self.history = History(self.paths.metrics)
         self.record: Record | None = None
-        self.ended = False
+        self.ended = self.deleted = False
         self._printed = Printed(self.paths.output)
         self._clock, self._ticks = clock, ticks
         self._began = ticks()
@@ -91,11 +91,18 @@ class JobFeed:
         """Return what is new since the last call, or None.
 
         Raises:
-            UnknownJobError: the job was deleted.
+            UnknownJobError: there never was such a job.
             RecordError: its record is damaged.
         """
         # The record first: if it is terminal, all that the streams will ever hold is in them.
-        self.record = record = self.store.observe(self.job_id)
+        try:
+            record = self.store.observe(self.job_id)
+        except UnknownJobError:
+            if self.record is None:
+                raise
+            told, self.deleted = self.deleted, True
+            return None if told and not self._full_wanted else self._farewell()
+        self.record = record
         grown = self.history.read()
         output, output_anew = self._printed.read()
         card = self.card(record)
@@ -126,8 +133,17 @@ class JobFeed:
         ]
         return content, buffers
 
+    def _farewell(self) -> Message:
+        """Say what was last seen of a job that was deleted."""
+        self.ended = True
+        nothing: dict[str, Any] = {"actions": [], "controls": [], "rivals": [], "silent_s": None, "live": False}
+        card = {**self._card, **nothing, "status": "DELETED", "message": "Its files were deleted"}
+        return self._full(card, self._ticks())
+
     def full(self) -> Message:
         """Return all there is, for a panel that is just being made."""
+        if self.deleted:
+            return self._farewell()
         self.record = record = self.store.observe(self.job_id)
         self.history.read()
         self._printed.read()

@@ -81,9 +81,9 @@ class Launcher(Panel):
     def after_news(self) -> None:
         """When the job has ended, keep all of it in the widget's state and a picture in the notebook."""
         over = self.over()
-        if over and not self._was_over and self.job is not None:
+        if over and not self._was_over and self.job is not None and self._feed is not None:
             self.publish()
-            settle(self, self.job, keep=False)
+            settle(self, self.job, self._feed, keep=False)
         self._was_over = over
 
     def over(self) -> bool:

@@ -6,11 +6,11 @@ from typing import Any
 
 import traitlets
 
-from trainkit.errors import OptionError
+from trainkit.errors import OptionError, UnknownJobError
 from trainkit.job import Job
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.panel import Panel
-from trainkit.panels.picture import bundle
+from trainkit.panels.picture import bundle, bundle_of_deleted
 from trainkit.panels.plain import live_text
 from trainkit.record import Status
 from trainkit.view import actions
@@ -36,7 +36,7 @@ class Monitor(Panel):
         super().__init__(job.store)
         self._was_over = self.feed.ended
         if self._was_over:
-            settle(self, job, keep=True)
+            settle(self, job, self.feed, keep=True)
 
     def news(self) -> list[Message]:
         """Return what is new."""
@@ -47,7 +47,7 @@ class Monitor(Panel):
         """When the job has ended, keep all of it in the widget's state and a picture in the notebook."""
         if self.feed.ended and not self._was_over:
             self.publish()
-            settle(self, self.job, keep=not self._settles)
+            settle(self, self.job, self.feed, keep=not self._settles)
         self._was_over = self.feed.ended
 
     def everything(self) -> Message:
@@ -64,21 +64,29 @@ class Monitor(Panel):
 
     def text(self) -> str:
         """Return the job as stable text."""
-        return live_text(self.job)
+        return f"{self.job.name}: deleted" if self.feed.deleted else live_text(self.job)
 
 
-def settle(panel: Panel, job: Job, *, keep: bool) -> None:
+def settle(panel: Panel, job: Job, feed: JobFeed, *, keep: bool) -> None:
     """Let the notebook store a picture with text of a job that has ended.
 
     Args:
         panel: that shows it.
         job: the job.
+        feed: of the job; what it has read is all there is of a job that was deleted at its end.
         keep: go on showing the panel as long as the kernel lives.
     """
-    record = job.record
+    try:
+        record = job.record
+        data = bundle(job)
+    except UnknownJobError:
+        if feed.record is None:
+            raise
+        panel.settle(bundle_of_deleted(feed.record, feed.history), with_panel=keep)
+        return
     # What vanished and can go on keeps its panel: Resume must stay within reach.
     resumes = record.status is Status.INTERRUPTED and bool(actions(record))
-    panel.settle(bundle(job), with_panel=keep or resumes)
+    panel.settle(data, with_panel=keep or resumes)
 
 
 def answer(panel: Panel, feed: JobFeed, job: Job, message: dict[str, Any]) -> Message | None:

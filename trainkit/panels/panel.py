@@ -54,10 +54,11 @@ class Panel(anywidget.AnyWidget):
         self._asked_at: float | None = None
         self._inbox: list[dict[str, Any]] = []
         self._lively_until = 0.0
-        self._closed = self._drawn = False
+        self._closed = self._drawn = self._leaving = False
         self._guard = threading.RLock()
         self._handles: list[Any] = []
         self._stored: dict[str, Any] | None = None
+        self._replaced = False
         super().__init__(opening=opening(self.everything()))
         self.on_msg(self._receive)
 
@@ -118,8 +119,12 @@ class Panel(anywidget.AnyWidget):
         return bool(self._context.run(self._refresh))
 
     def _refresh(self) -> bool:
+        if self._leaving:
+            self.close()
         if self._closed:
             return False
+        if self._inbox and self._replaced:
+            self._deliver(self._replacement())
         while self._inbox:
             try:
                 answer = self.heard(self._inbox.pop(0))
@@ -150,10 +155,14 @@ class Panel(anywidget.AnyWidget):
     def _receive(self, _widget: Any, content: Any, buffers: Any) -> None:
         """Take a message of the page.  This may run beside a cell: it notes the message and does nothing else."""
         self._heard_at, self._asked_at = time.monotonic(), None
-        if isinstance(content, dict) and content.get("type") != "here":
+        kind = content.get("type") if isinstance(content, dict) else None
+        if kind == "settled":
+            # No page shows this widget any more: the picture has taken its place in the notebook.
+            self._leaving = True
+        elif kind is not None and kind != "here":
             self._inbox.append(content)
             self._lively_until = self._heard_at + LIVELY_S
-        if not self._closed and (not self.over() or self._inbox):
+        if not self._closed and (self._leaving or not self.over() or self._inbox):
             refresher.add(self)
 
     def _unseen(self) -> bool:
@@ -205,10 +214,21 @@ class Panel(anywidget.AnyWidget):
         """
         with self._guard:
             self._stored = {**self._bundle(), **data} if with_panel else dict(data)
+            self._replaced = not with_panel
+            if self._replaced:
+                self._deliver(self._replacement())  # first: the update takes the page's view of us away
             for handle in self._handles:
                 handle.update(self._stored, raw=True)
-        if not with_panel:
+        if self._replaced and self.comm is None:
             self.close()
+
+    def _replacement(self) -> Message:
+        """What a page puts into the notebook itself if it was loaded again: it no longer knows of our displays.
+
+        The widget stays until a page says that this is done, and so for a page that is opened again later.
+        """
+        model_id = "" if self.comm is None else str(self.comm.comm_id)
+        return {"type": "settle", "model_id": model_id, "data": self._stored}, []
 
     def __repr__(self) -> str:
         return self.text()

@@ -35,28 +35,37 @@ Changes = list[dict[str, Any]]
 def bundle(job: Job) -> dict[str, str]:
     """Return the stored output of a job that has ended, by MIME type."""
     record = job.record
-    history = History(job.paths.metrics)
+    history, happened = History(job.paths.metrics), Happened(job.paths.events)
     history.read()
-    happened = Happened(job.paths.events)
     happened.read()
     changes = happened.changes(history.begins)
-    return {
-        "text/html": as_html(record, charts_png(history, record, changes), changes),
-        "text/plain": live_text(job),
-    }
+    html = as_html(record, charts_png(history, record, changes), changes)
+    return {"text/html": html, "text/plain": live_text(job)}
 
 
-def as_html(record: Record, png: bytes | None, changes: Changes) -> str:
+def bundle_of_deleted(record: Record, history: History) -> dict[str, str]:
+    """Return what stays of a job whose files are gone.
+
+    Args:
+        record: as it was last seen.
+        history: its metrics, as far as they were read.
+    """
+    html = as_html(record, charts_png(history, record, []), [], deleted=True)
+    return {"text/html": html, "text/plain": f"{record.name}: deleted"}
+
+
+def as_html(record: Record, png: bytes | None, changes: Changes, *, deleted: bool = False) -> str:
     """Return the job as HTML that stays readable when a sanitiser takes all styles away.
 
     Args:
         record: of the job.
         png: its charts, or None.
         changes: what was changed while it ran.
+        deleted: whether this is all that is left of it.
     """
     seen = view.view(record)
-    tone = _TONES.get(record.status, "#84898f")
-    status = str(record.status).capitalize()
+    tone = "#84898f" if deleted else _TONES.get(record.status, "#84898f")
+    status = "Deleted" if deleted else str(record.status).capitalize()
     say = html.escape
     parts = [
         '<div style="border:1px solid rgba(127,134,143,.35);border-radius:6px;padding:10px 14px;max-width:1072px;'
@@ -64,7 +73,7 @@ def as_html(record: Record, png: bytes | None, changes: Changes) -> str:
         f'<div><b style="font-size:15px">{say(seen.name)}</b> &nbsp; <b style="color:{tone}">{status}</b>'
         f' &nbsp; <span style="opacity:.75">{say(seen.headline)}</span></div>',
     ]
-    if seen.message and seen.fault is None:
+    if seen.message and seen.fault is None and not deleted:
         parts.append(f'<div style="opacity:.85">{say(seen.message)}</div>')
     if seen.fault is not None:
         place = f"<br>{say(seen.fault.place)}" if seen.fault.place else ""

@@ -12,6 +12,22 @@ function makeView(model, wire) {
   return new MonitorView(wire, (message) => wire.send(message));
 }
 
+// The display that the kernel updates is known only to the page that ran the cell.  A page that was loaded since
+// holds the widget in the cell's output: put there what should be stored, as the kernel would have.
+const SETTLED_AFTER_MS = 400;
+const WIDGET = "application/vnd.jupyter.widget-view+json";
+
+function settle(model, { model_id: modelId, data }) {
+  const cells = model.widget_manager?.context?.model?.cells; // JupyterLab and Notebook 7
+  for (let i = 0; cells && i < cells.length; i += 1) {
+    const outputs = cells.get(i).outputs;
+    for (let k = 0; outputs && k < outputs.length; k += 1) {
+      if (outputs.get(k).data?.[WIDGET]?.model_id !== modelId) continue;
+      outputs.set(k, { output_type: "display_data", data, metadata: {} });
+    }
+  }
+}
+
 function render({ model, el }) {
   el.classList.add("tk-host");
   const box = h("div.tk-panel", {});
@@ -21,7 +37,13 @@ function render({ model, el }) {
   box.append(view.element);
   const opening = openingOf(model);
   if (opening) view.handle(...opening);
-  wire.on((content, buffers) => view.handle(content, buffers));
+  wire.on((content, buffers) => {
+    if (content.type !== "settle") return view.handle(content, buffers);
+    setTimeout(() => {
+      settle(model, content);
+      model.send({ type: "settled" });
+    }, SETTLED_AFTER_MS);
+  });
   view.drawWays?.();
   wire.expects = () => view.live();
   wire.send({ type: "hello" });
