@@ -16,6 +16,7 @@ Blanks around a number or a date are allowed; in text they are kept.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ NUMBER = r"^[ \t]*-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t]
 BOOLEAN = r"^(True|true|False|false)$"
 CLOCK = r"[ T][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?(Z|[-+][0-9]{2}(:?[0-9]{2})?)?"
 DATE = rf"^[ \t]*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}({CLOCK})?[ \t]*$"
+SOME = 1000  # values that are looked at before all of them are
 FLOAT_EXACT = 2.0**53  # above this, two neighbouring integers share one float
 
 
@@ -44,7 +46,9 @@ def infer(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     if len(present) == 0:
         return pa.chunked_array([pa.nulls(len(texts))])
     for pattern, convert in ((INTEGER, _integers), (NUMBER, _numbers), (BOOLEAN, _booleans), (DATE, _dates)):
-        if pc.all(pc.match_substring_regex(present, pattern)).as_py():
+        if all(
+            pc.all(pc.match_substring_regex(part, pattern)).as_py() for part in (present.slice(0, SOME), present)
+        ):
             try:
                 converted = convert(pc.utf8_trim_whitespace(texts))
             except pa.ArrowInvalid:  # 64 bits exceeded, 30 February, mixed zones: the next kind, or text
@@ -58,10 +62,10 @@ def is_inexact(column: pa.ChunkedArray) -> bool:
     """Tell whether parsed floats may hide an infinity, a NaN word or an integer beyond 2**53."""
     if not pa.types.is_floating(column.type) or len(column) == column.null_count:
         return False
-    # min_max ignores NaN, so the NaN words are looked for by themselves.
+    # min_max ignores NaN; a sum does not.
     span = pc.min_max(column).as_py()
     large = span["min"] is None or max(abs(span["min"]), abs(span["max"])) >= FLOAT_EXACT
-    return large or bool(pc.any(pc.is_nan(column)).as_py())
+    return large or not math.isfinite(pc.sum(column).as_py())
 
 
 def _integers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:

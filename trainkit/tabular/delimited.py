@@ -19,17 +19,19 @@ import pyarrow.csv
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
+from trainkit.tabular.grammar import count, has_doubtful_numbers, in_parallel, is_plain
 
 QUOTE, LF, CR = 34, 10, 13
-CHUNK = 1 << 22
-BLANK_LINE = re.compile(rb"\n[\r\n]|\r\r")
+CHUNK = 1 << 20
 NEWLINE = re.compile(rb"\r\n|\r|\n")
 STRAY_QUOTE = 'a quote inside an unquoted field; write the field as "5"" pipe", or pass quoting=False'
 AFTER_QUOTE = 'text after a closing quote; expected the delimiter or the end of the line, or "" for a quote'
 UNCLOSED_QUOTE = 'a quote that is never closed; expected " at the end of the field'
 
 
-def parse_delimited(data: bytes, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool) -> pa.Table:
+def parse_delimited(
+    data: memoryview, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool
+) -> pa.Table:
     """Parse UTF-8 text with a header line into typed columns.
 
     Args:
@@ -45,32 +47,32 @@ def parse_delimited(data: bytes, file: Path, delimiter: str, missing: tuple[str,
     return _Delimited(data, file, delimiter, missing, quoting).parse()
 
 
-def line_of_record(data: bytes, file: Path, delimiter: str, record: int) -> int | None:
+def line_of_record(data: memoryview, file: Path, delimiter: str, record: int) -> int | None:
     """Return the physical line where a record begins; the header is record 0."""
     rows = _Delimited(data, file, delimiter, (), True).rows()
     return next((line for number, (line, _, _) in enumerate(rows) if number == record), None)
 
 
 class _Delimited:
-    def __init__(self, data: bytes, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool) -> None:
+    def __init__(
+        self, data: memoryview, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool
+    ) -> None:
         self.file, self.delimiter, self.missing = file, delimiter, missing
         self.data = data
         self.stop = len(data)  # where the last row ends, before its newline
         while self.stop and data[self.stop - 1] in (LF, CR):
             self.stop -= 1
-        self.quoted = quoting and b'"' in data
+        self.quoted = quoting and count(data, QUOTE) > 0
         self.names: list[str] = []
+        self.multiline = True  # whether a field may hold newlines
 
     def parse(self) -> pa.Table:
         if self.stop == 0 or self.data[0] in (LF, CR):
             raise self.error("an empty line; expected column names", 1)
-        if self.quoted:
-            self._check_quotes()
-        else:
-            # bytes.find is ten times as fast here as the regular expression.
-            blanks = [self.data.find(pair, 0, self.stop) for pair in (b"\n\n", b"\n\r", b"\r\r")]
-            if max(blanks) >= 0:
-                raise self._blank_line(min(blank for blank in blanks if blank >= 0) + 1)
+        if self.stop == len(self.data):
+            # Without a newline at the end Arrow takes a bare empty last field after quoted ones for a quoted one.
+            self.data = memoryview(bytes(self.data) + b"\n")
+        doubtful, self.multiline = self._check()
         _, self.names, end = next(self.rows())
         self._check_names()
         if end >= self.stop:
@@ -78,45 +80,35 @@ class _Delimited:
         if len(self.names) == 1 and len(NEWLINE.findall(self.data, self.stop)) > 1:
             # In a one-column table a blank last line could be a missing value: not for us to guess.
             raise self._blank_line(self.stop + 1)
-        if self.stop == len(self.data):
-            # Without a newline at the end Arrow takes a bare empty last field after quoted ones for a quoted one.
-            self.data += b"\n"
         body = pa.py_buffer(self.data).slice(end, self.stop + 1 - end)
-        return self._exactly(self._arrow(body, {}, None), body)
+        return self._exactly(self._arrow(body, {}, None), body, doubtful)
 
-    def _exactly(self, table: pa.Table, body: pa.Buffer) -> pa.Table:
+    def _check(self) -> tuple[bool, bool]:
+        """Check lines and quotes; return whether numbers like 007, and newlines within fields, may be there."""
+        end = self.stop + (2 if bytes(self.data[self.stop : self.stop + 2]) == b"\r\n" else 1)
+        text = pa.py_buffer(self.data).slice(0, end)
+        for exact in (True, False):
+            if is_plain(text, self.delimiter, quoted=self.quoted, exact_numbers=exact):
+                return not exact, False
+        self._check_quotes() if self.quoted else self._check_lines()
+        return has_doubtful_numbers(text, self.delimiter), True
+
+    def _exactly(self, table: pa.Table, body: pa.Buffer, doubtful: bool) -> pa.Table:
         """Redo from text every column whose values cannot vouch for what was written."""
-        doubtful = self._has_doubtful_numbers()
-        again = []
-        for name, column in zip(self.names, table.columns, strict=True):
+
+        def is_doubtful(column: pa.ChunkedArray) -> bool:
             number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
             missing = self.quoted and pa.types.is_string(column.type) and self._has_quoted_missing(column)
-            if (doubtful and number) or missing or pa.types.is_time(column.type) or cells.is_inexact(column):
-                again.append(name)
+            return (doubtful and number) or missing or pa.types.is_time(column.type) or cells.is_inexact(column)
+
+        found = in_parallel(is_doubtful, table.columns)
+        again = [name for name, redo in zip(self.names, found, strict=True) if redo]
         if not again:
             return table
         texts = self._arrow(body, {name: pa.string() for name in again}, again)
-        redone = {name: self._meaning(texts.column(name)) for name in again}
+        redone = dict(zip(again, in_parallel(self._meaning, texts.columns), strict=True))
         columns = zip(self.names, table.columns, strict=True)
         return pa.table({name: redone.get(name, column) for name, column in columns})
-
-    def _has_doubtful_numbers(self) -> bool:
-        """Look for a field that starts like 007, +5, 0x10 or -01, which Arrow would read as a number."""
-        text = np.frombuffer(self.data, np.uint8)
-        mark = ord(self.delimiter)
-        starts = np.zeros(256, bool)
-        starts[[mark, LF, CR, QUOTE, ord(" "), ord("\t")]] = True
-        follows = np.zeros(256, bool)
-        follows[[*b"0123456789xX"]] = True
-        for begin in range(0, len(text), CHUNK):
-            part = text[begin : begin + CHUNK + 3]  # overlaps the next one
-            zeros = np.flatnonzero((part[2:-1] == ord("0")) & ((part[1:-2] < ord(".")) | (part[1:-2] == mark))) + 2
-            zeros = zeros[follows[part[zeros + 1]]]
-            before = np.where(part[zeros - 1] == ord("-"), part[zeros - 2], part[zeros - 1])
-            plus = np.flatnonzero(part[1:] == ord("+")) + 1
-            if starts[before].any() or starts[part[plus - 1]].any():
-                return True
-        return False
 
     def _has_quoted_missing(self, column: pa.ChunkedArray) -> bool:
         words = pa.array(["", *self.missing], pa.string())
@@ -146,7 +138,7 @@ class _Delimited:
                     parse_options=pyarrow.csv.ParseOptions(
                         delimiter=self.delimiter,
                         quote_char='"' if self.quoted else False,
-                        newlines_in_values=self.quoted,
+                        newlines_in_values=self.quoted and self.multiline,
                         ignore_empty_lines=False,
                     ),
                     convert_options=pyarrow.csv.ConvertOptions(
@@ -213,13 +205,21 @@ class _Delimited:
             if len(stray) or len(after):
                 first = min([*stray[:1].tolist(), *after[:1].tolist()])
                 raise self._wrong_quote(first, STRAY_QUOTE if first in stray[:1] else AFTER_QUOTE)
-            for blank in BLANK_LINE.finditer(self.data, start, min(start + CHUNK + 1, self.stop)):
-                if (seen + int(np.searchsorted(quotes, blank.start()))) % 2 == 0:
-                    raise self._blank_line(blank.start() + 1)
+            blanks = _blank_lines(text, start)
+            outside_quotes = blanks[(seen + np.searchsorted(quotes, blanks)) % 2 == 0]
+            if len(outside_quotes):
+                raise self._blank_line(int(outside_quotes[0]))
             seen += len(quotes)
         if seen % 2:
             # The last quote that follows a delimiter or newline is most likely the one left open.
-            raise self._wrong_quote(self.data.rfind(b'"', 0, self.stop), UNCLOSED_QUOTE)
+            raise self._wrong_quote(bytes(self.data[: self.stop]).rfind(b'"'), UNCLOSED_QUOTE)
+
+    def _check_lines(self) -> None:
+        """Check that no line between rows is blank, where quotes are characters like any other."""
+        text = np.frombuffer(self.data, np.uint8, self.stop)
+        for start in range(0, self.stop, CHUNK):
+            if len(blanks := _blank_lines(text, start)):
+                raise self._blank_line(int(blanks[0]))
 
     def _wrong_quote(self, offset: int, message: str) -> TableError:
         line = self._line_at(offset)
@@ -265,3 +265,11 @@ class _Delimited:
                 message = f"{len(fields)} fields, the header has {width}; {fields[width]!r} is one too many"
                 return self.error(f"{message} (a delimiter inside a text needs quotes)", line, width + 1)
         return TableError(f"{self.file}: {cause}", path=self.file)
+
+
+def _blank_lines(text: np.ndarray, start: int) -> np.ndarray:
+    """Where blank lines end: the offsets of newlines behind newlines, of which the first is in a chunk of text."""
+    part = text[start : start + CHUNK + 1]
+    first, second = part[:-1], part[1:]
+    pairs = ((first == LF) & ((second == LF) | (second == CR))) | ((first == CR) & (second == CR))
+    return np.flatnonzero(pairs) + start + 1

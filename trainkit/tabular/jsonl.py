@@ -7,7 +7,6 @@ place for the message.  Source of the format: https://jsonlines.org and RFC 8259
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from pathlib import Path
@@ -19,11 +18,12 @@ import pyarrow.json
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
+from trainkit.tabular.grammar import count
 
 KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
 
 
-def parse_json_lines(data: bytes, file: Path, missing: tuple[str, ...]) -> pa.Table:
+def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> pa.Table:
     """Parse UTF-8 JSON Lines into typed columns.
 
     Args:
@@ -34,18 +34,21 @@ def parse_json_lines(data: bytes, file: Path, missing: tuple[str, ...]) -> pa.Ta
     Raises:
         TableError: with the physical line and the column.
     """
-    data = data.rstrip(b"\r\n \t")
-    lines = data.count(b"\n") + 1
+    end = len(data)
+    while end and data[end - 1] in b"\r\n \t":
+        end -= 1
+    data = data[:end]
+    lines = count(data, ord("\n")) + 1
     try:
         options = pyarrow.json.ReadOptions(block_size=1 << 22)
-        table = pyarrow.json.read_json(io.BytesIO(data), read_options=options)
+        table = pyarrow.json.read_json(pa.BufferReader(pa.py_buffer(data)), read_options=options)
     except pa.ArrowInvalid:
-        return _line_by_line(data, file, missing)
+        return _line_by_line(bytes(data), file, missing)
     nested = any(pa.types.is_nested(field.type) for field in table.schema)
     if table.num_rows != lines or table.num_columns == 0 or nested or any(map(cells.is_inexact, table.columns)):
-        return _line_by_line(data, file, missing)
+        return _line_by_line(bytes(data), file, missing)
     if not all(name.strip() for name in table.column_names):
-        return _line_by_line(data, file, missing)
+        return _line_by_line(bytes(data), file, missing)
     for position, name in enumerate(table.column_names):
         column = table.column(position)
         if missing and pa.types.is_string(column.type):
