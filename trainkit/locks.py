@@ -23,8 +23,8 @@ from trainkit.errors import TrainkitError, telling
 _READER_PATIENCE = 2000
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
-#: Held from the opening of a lock file until its lock is among those that a forked child lets go of.
-_opening = threading.RLock()
+#: Held while a lock file is opened or closed, until `_held` is right again: no fork may come in between.
+_changing = threading.RLock()
 
 if sys.platform == "win32":  # pragma: no cover - exercised on Windows only
     import msvcrt
@@ -80,9 +80,10 @@ class FileLock:
 
     def close(self) -> None:
         """Give up this handle.  The lock is freed once no process has a handle of it left."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        with _changing:
+            fd, self.fd = self.fd, -1
+            if fd >= 0:
+                os.close(fd)
 
 
 def try_lock(path: Path) -> FileLock | None:
@@ -92,7 +93,7 @@ def try_lock(path: Path) -> FileLock | None:
         StoreError: there is no such folder, or it cannot be written.
     """
     for _ in range(_READER_PATIENCE):
-        with _opening, telling(path):
+        with _changing, telling(path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 if _lock(fd, shared=False):
@@ -114,7 +115,7 @@ def is_locked(path: Path) -> bool | None:
     Raises:
         StoreError: it cannot be asked.
     """
-    with _opening, telling(path):
+    with _changing, telling(path):
         try:
             fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
         except (FileNotFoundError, NotADirectoryError):
@@ -155,13 +156,13 @@ def locked(
 
 def _close_in_forked_child() -> None:
     """A forked child (a DataLoader worker, say) must not keep its parent's locks alive."""
-    _opening.release()
+    _changing.release()
     for lock in list(_held):
         lock.close()
 
 
 if hasattr(os, "register_at_fork"):
-    # No thread forks while another is between opening a lock file and noting it: the child would keep that one.
+    # Forked between opening and noting, a child would keep the lock; after closing, it would close another file.
     os.register_at_fork(
-        before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_close_in_forked_child
+        before=_changing.acquire, after_in_parent=_changing.release, after_in_child=_close_in_forked_child
     )

@@ -23,12 +23,16 @@ _START_TOLERANCE_S = 2.0
 
 
 class Process(msgspec.Struct, frozen=True):
-    """What identifies a process beyond reuse of its pid."""
+    """What identifies a process beyond reuse of its pid.
+
+    ``pid_namespace`` tells whose pids they are: those of a container mean other processes, or none, outside of it.
+    """
 
     pid: int
     started_at: float
     boot_id: str
     host: str
+    pid_namespace: str = ""
 
 
 @functools.cache
@@ -40,9 +44,18 @@ def boot_id() -> str:
         return f"boot-{psutil.boot_time():.0f}"
 
 
+@functools.cache
+def pid_namespace() -> str:
+    """An id of the namespace that the pids of this process belong to; empty where there is no such thing."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 def process(pid: int) -> Process:
     """Return the identity of a running process of this machine."""
-    return Process(pid, psutil.Process(pid).create_time(), boot_id(), socket.gethostname())
+    return Process(pid, psutil.Process(pid).create_time(), boot_id(), socket.gethostname(), pid_namespace())
 
 
 def this_process() -> Process:
@@ -51,11 +64,13 @@ def this_process() -> Process:
 
 
 def is_running(identity: Process) -> bool | None:
-    """Whether that very process still runs; None if it is on another host and cannot be asked."""
+    """Whether that very process still runs; None if it is elsewhere, where it cannot be asked from here."""
     if identity.host != socket.gethostname():
         return None  # a container has its own pids, though it shares the boot
     if identity.boot_id != boot_id():
         return False
+    if not _shares_pids(identity):
+        return None
     try:
         found = psutil.Process(identity.pid)
         same = abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
@@ -80,8 +95,16 @@ def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
         return None if None in running else any(running)
     # All known pids gone, yet locked: a child that escaped our fork hook has kept the descriptor.  A pid that
     # exists is enough here: start times move when the clock is set, and the lock is the better witness.
-    here = [each for each in known if each.host == socket.gethostname() and each.boot_id == boot_id()]
+    here = [
+        each
+        for each in known
+        if each.host == socket.gethostname() and each.boot_id == boot_id() and _shares_pids(each)
+    ]
     return lock and (not known or len(here) < len(known) or any(_pid_lives(each.pid) for each in here))
+
+
+def _shares_pids(identity: Process) -> bool:
+    return identity.pid_namespace in ("", pid_namespace())
 
 
 def _pid_lives(pid: int) -> bool:

@@ -202,7 +202,9 @@ class Store:
         handle = self.handle(record.job_id)
         processes = list(handle.processes) if handle else []
         if record.pid and record.process_started_at and record.boot_id and record.host:
-            processes.append(Process(record.pid, record.process_started_at, record.boot_id, record.host))
+            # The handle, if it has that process, says more of it.
+            if not any((each.pid, each.host) == (record.pid, record.host) for each in processes):
+                processes.append(Process(record.pid, record.process_started_at, record.boot_id, record.host))
         elif record.runner is None:
             return False  # the older shape knows no owner
         return is_owned(paths.owner_lock, processes)

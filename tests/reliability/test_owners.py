@@ -1,0 +1,84 @@
+"""Never RUNNING when dead for more than a second, never dead when alive, and one owner at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def run(harness: str, *arguments: object) -> dict[str, Any]:
+    """Run a harness and return what it counted."""
+    command = [sys.executable, str(HERE / harness), *map(str, arguments)]
+    out = subprocess.run(command, capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert out.stderr == "", "nothing is printed by what must not notice"
+    found: dict[str, Any] = json.loads(out.stdout)
+    print(arguments[0], found)
+    return found
+
+
+def test_whoever_is_dead_reads_so_within_a_second_and_nobody_else(tmp_path: Path) -> None:
+    """Seven ways to die, five to seem dead, pids used again, other boots, hosts and pid namespaces."""
+    found = run("deaths.py", "trainkit", 4, 2, tmp_path)
+    assert found["seen"]["deaths"] >= 4 * 7 + 3
+    assert found["seen"]["looks at the living"] > 50
+    assert found["wrong"] == {}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_minute_without_a_sign_of_life_is_no_death(tmp_path: Path) -> None:
+    """SIGSTOP and a held GIL for a minute; 350 deaths."""
+    found = run("deaths.py", "trainkit", 50, 60, tmp_path)
+    assert found["wrong"] == {}
+
+
+@pytest.mark.parametrize(
+    ("reader", "rounds", "lie"),
+    [("pids", 1, "RUNNING when dead: zombie"), ("heartbeats", 0, "dead when alive: SIGSTOP")],
+)
+def test_the_harness_finds_readers_that_guess(tmp_path: Path, reader: str, rounds: int, lie: str) -> None:
+    """It fails a reader that trusts pids and one that trusts heartbeats."""
+    assert run("deaths.py", reader, rounds, 1.5, tmp_path)["wrong"][lie] > 0
+
+
+def test_a_fork_at_any_instant_keeps_no_lock(tmp_path: Path) -> None:
+    """300 forks while two threads take and ask a lock: no child keeps it, none closes what is not its own."""
+    assert run("fork_window.py", "trainkit", 300, tmp_path) == {"forks": 300, "kept": 0}
+
+
+def test_the_harness_finds_locks_that_a_fork_can_come_between(tmp_path: Path) -> None:
+    """It fails the locks as they once were."""
+    found = subprocess.run(
+        [sys.executable, str(HERE / "fork_window.py"), "unguarded", "300", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(found.stdout)["kept"] > 0
+
+
+def test_one_of_four_resumes(tmp_path: Path) -> None:
+    """12 times four processes resume one job: one wins, and its attempt is the only one."""
+    found = run("resume_race.py", "trainkit", 12, tmp_path)
+    assert (found["not one winner"], found["not one attempt"], found["errors"]) == (0, 0, 0)
+    assert found["refused"] == 3 * 12
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_one_of_four_resumes_many_times(tmp_path: Path) -> None:
+    """300 times."""
+    found = run("resume_race.py", "trainkit", 300, tmp_path)
+    assert (found["not one winner"], found["not one attempt"], found["errors"]) == (0, 0, 0)
+
+
+def test_the_harness_finds_racers_without_a_lock(tmp_path: Path) -> None:
+    """It fails those that look first and begin then."""
+    assert run("resume_race.py", "unlocked", 3, tmp_path)["not one winner"] > 0
