@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import time
 
+import msgspec
+
 from trainkit.checkpoints import whole_resume
 from trainkit.errors import CheckpointError, StateError, telling
 from trainkit.locks import FileLock, try_lock
-from trainkit.record import Record, Status, begin_attempt
+from trainkit.placement import check_resources
+from trainkit.record import Record, Resources, Status, begin_attempt
 from trainkit.runners import runner as find_runner
 from trainkit.slots import Ticket, job_limit
 from trainkit.store import Handle, Store
@@ -26,7 +29,7 @@ def begin(store: Store, record: Record, task: Task) -> None:
         record: QUEUED, with the name of a runner.
         task: what to run.
     """
-    find_runner(str(record.runner))
+    find_runner(str(record.runner)).check(record)
     job_limit()  # a wrong setting is an error here, not in a job that waits
     lock = store.create(record)
     try:
@@ -37,22 +40,27 @@ def begin(store: Store, record: Record, task: Task) -> None:
         raise
 
 
-def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
+def resume(store: Store, job_id: str, *, runner: str | None = None, ranks: int | None = None) -> None:
     """Start a new attempt of a job that is over, from its newest whole checkpoint.
 
     Args:
         store: where its files are.
         job_id: the job.
         runner: another runner than it had.
+        ranks: another number of ranks than it had.
 
     Raises:
+        OptionError: the runner cannot do what is asked for.
         StateError: it is not over, it completed, or somebody else resumes it at this moment.
         CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
         StoreError: its files cannot be written.
     """
     record = store.observe(job_id)
+    resources = record.resources if ranks is None else msgspec.structs.replace(record.resources, ranks=ranks)
+    check_resources(**msgspec.structs.asdict(resources))
     where = runner or record.runner or "process"
-    find_runner(where)
+    record.runner, record.resources = where, resources
+    find_runner(where).check(record)
     paths = store.paths(job_id)
     if record.status is not Status.COMPLETED and not record.resumable:
         raise CheckpointError(
@@ -60,10 +68,10 @@ def resume(store: Store, job_id: str, *, runner: str | None = None) -> None:
             "once run.track(model=..., optimizer=...) names what to keep"
         )
     with telling(paths.folder):
-        _begin_again(store, record, where)
+        _begin_again(store, record, where, resources)
 
 
-def _begin_again(store: Store, record: Record, where: str) -> None:
+def _begin_again(store: Store, record: Record, where: str, resources: Resources) -> None:
     job_id, paths = record.job_id, store.paths(record.job_id)
     lock = _freed_lock(store, record)
     try:
@@ -71,7 +79,7 @@ def _begin_again(store: Store, record: Record, where: str) -> None:
         record = store.observe_as_owner(job_id)
         before = copy.copy(record)
         begin_attempt(record, now=time.time())
-        record.runner = where
+        record.runner, record.resources = where, resources
         whole_resume(paths)  # the worker loads it; that there is none should be told here
         if not paths.task.exists():
             raise CheckpointError(

@@ -12,6 +12,7 @@ from trainkit.devices import move
 from trainkit.modelfile import exported
 from trainkit.params import FOLLOWED, Params
 from trainkit.place import Place
+from trainkit.ranks import Ranks
 from trainkit.record import Phase, to_jsonable
 from trainkit.recorder import Recorder
 
@@ -31,6 +32,7 @@ class Boundary:
         params: the parameters, live.
         place: where the run is in its loops.
         control: what others ask of it.
+        ranks: those who come here together.
 
     Attributes:
         tracked: what a checkpoint holds, by name.
@@ -38,12 +40,13 @@ class Boundary:
         device: where the run trains, once it is known.
     """
 
-    def __init__(self, recorder: Recorder, params: Params, place: Place, control: Control) -> None:
+    def __init__(self, recorder: Recorder, params: Params, place: Place, control: Control, ranks: Ranks) -> None:
         self._recorder = recorder
         self._paths = recorder.store.paths(recorder.record.job_id)
         self._params = params
         self._place = place
         self._control = control
+        self._ranks = ranks
         self.tracked: dict[str, Any] = {}
         self.cadence = Cadence()
         self.device: str | None = None
@@ -91,10 +94,16 @@ class Boundary:
         recorder, step = self._recorder, self._place.step
         begun_at = recorder.clock()
         with recorder.phase(Phase.CHECKPOINTING):
+            # What differs between ranks is kept of each, all else is that of rank 0.
+            own = self._ranks.gather({"place": self._place.content(), "generators": self._generators()})
+            if self._ranks.rank > 0:
+                self.cadence.saved(step, begun_at=begun_at, ended_at=recorder.clock())
+                return
             content = {
-                **self._place.content(),
+                **own[0]["place"],
                 "tracked": {name: _state_of(thing) for name, thing in self.tracked.items()},
                 "params": to_jsonable(self._params),
+                "ranks": own if len(own) > 1 else [],
             }
             try:
                 info = save_resume(self._paths, content, step=step, epoch=self._place.epoch_to_tell, now=begun_at)
@@ -109,6 +118,12 @@ class Boundary:
                 )
         self.cadence.saved(step, begun_at=begun_at, ended_at=recorder.clock())
 
+    def _generators(self) -> dict[str, Any]:
+        """The states of what is tracked by generators, which draw other numbers on every rank."""
+        return {
+            name: thing.get_state() for name, thing in self.tracked.items() if not hasattr(thing, "state_dict")
+        }
+
     def change(self, params: Mapping[str, Any]) -> None:
         """Change or add parameters, in the record too."""
         self._params.update(params)
@@ -121,7 +136,7 @@ class Boundary:
         release = self._control.release_gpu and device is not None and device != "cpu"
         if release and device:
             move(self.tracked.values(), "cpu")
-        self._control.wait_until_resumed()
+        self._control.wait_until_resumed(self._place.step)
         if release and device:
             move(self.tracked.values(), device)
 

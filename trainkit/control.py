@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from trainkit.agreement import Agreement, Wish
+from trainkit.ranks import ALONE, Ranks
 from trainkit.record import EndedBy, Status
 from trainkit.recorder import Recorder
 
@@ -20,14 +22,19 @@ ENDINGS = {
     "shutdown": ("stop", EndedBy.LOST, "saving, since the interpreter that runs it is ending"),
 }
 
+#: How often paused ranks meet, in seconds.
+PAUSED_S = 0.05
+
 
 class Control:
     """The wishes of others, and whether the training thread has acted on them.
 
     Args:
         recorder: acknowledges requests by states and events.
+        ranks: those who have to act alike.
 
     Attributes:
+        agreement: by which they do.
         attention: whether there is anything to do; the one flag that the training thread reads at every step.
         ending: None, ``"stop"`` (leave at once) or ``"finish"`` (let the loops end).
         noticed: whether the training code has been told of the ending.
@@ -38,8 +45,9 @@ class Control:
         copies_wanted: those who wait for a copy of the model from between two steps.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, ranks: Ranks = ALONE) -> None:
         self._recorder = recorder
+        self.agreement = Agreement(ranks, self._take)
         self.attention = False
         self.ending: str | None = None
         self.noticed = False
@@ -60,39 +68,51 @@ class Control:
         action = request.get("action")
         status = self._recorder.record.status
         if action in ENDINGS:
-            ending, ended_by, message = ENDINGS[action]
-            if self.ending is None or (ending == "stop" and self.ending == "finish"):
-                self.ending, self.ended_by = ending, ended_by
             # The wish counts before it is acknowledged: on a full disk only the latter fails.
-            self.attention = True
-            self._go_on.set()
+            self.agreement.wish({"action": action})
             if status is not Status.STOPPING:
-                self._recorder.change(Status.STOPPING, message=message)
+                self._recorder.change(Status.STOPPING, message=ENDINGS[action][2])
         elif action == "pause" and status is Status.RUNNING:
-            self.release_gpu = bool(request.get("release_gpu"))
-            self._go_on.clear()
-        elif action == "resume":
-            self._go_on.set()
+            self.agreement.wish({"action": action, "release_gpu": bool(request.get("release_gpu"))})
         elif action == "set" and isinstance(request.get("params"), dict):
-            self.changes.append(request["params"])
-        elif action == "checkpoint":
-            self.checkpoint_wanted = True
+            self.agreement.wish({"action": action, "params": request["params"]})
+        elif action in ("resume", "checkpoint"):
+            self.agreement.wish({"action": action})
         else:
             return
-        self.attention = True
         self._recorder.event("request", action=action, params=request.get("params"))
+
+    def _take(self, wish: Wish) -> None:
+        """Make a wish count: where it is heard if there is one rank, else between two steps, on each of them."""
+        action = wish["action"]
+        if action in ENDINGS:
+            ending, ended_by, _ = ENDINGS[action]
+            if self.ending is None or (ending == "stop" and self.ending == "finish"):
+                self.ending, self.ended_by = ending, ended_by
+        elif action == "end_early":
+            self.ended_by = EndedBy(wish["reason"])
+            self.ending = self.ending or "finish"
+        elif action == "pause":
+            self.release_gpu = wish["release_gpu"]
+        elif action == "set":
+            self.changes.append(wish["params"])
+        elif action == "checkpoint":
+            self.checkpoint_wanted = True
+        if action == "pause":
+            self._go_on.clear()
+        self.attention = True
+        if action == "resume" or action in ENDINGS:
+            self._go_on.set()
 
     # --- any thread ------------------------------------------------------------------------------
 
     def end_early(self, reason: EndedBy) -> None:
         """Let the loops end after this step, as if they had come to their end."""
-        self.ended_by = reason
-        self.ending = self.ending or "finish"
-        self.attention = True
+        self.agreement.wish({"action": "end_early", "reason": str(reason)})
 
     def ask_for_a_checkpoint(self) -> None:
         """Have a checkpoint taken after this step."""
-        self.checkpoint_wanted = self.attention = True
+        self.agreement.wish({"action": "checkpoint"})
 
     def ask_for_a_copy(self) -> Future[tuple[Any, int]]:
         """Have the model copied after this step; the future holds the copy and its step."""
@@ -112,11 +132,15 @@ class Control:
         """Whether the run should wait here."""
         return not self._go_on.is_set()
 
-    def wait_until_resumed(self) -> None:
-        """Be PAUSED until somebody lets the run go on, or end."""
+    def wait_until_resumed(self, step: int) -> None:
+        """Be PAUSED after a step until somebody lets the run go on, or end."""
         # If the job is STOPPING by now, there is nothing to wait for.
-        if self._recorder.change_from(Status.RUNNING, Status.PAUSED, message="paused"):
+        paused = self._recorder.change_from(Status.RUNNING, Status.PAUSED, message="paused")
+        if self.agreement.alone and paused:
             self._go_on.wait()
+        while not self.agreement.alone and not self._go_on.wait(PAUSED_S):
+            self.agreement.meet(step)
+        if paused:
             self._recorder.change_from(Status.PAUSED, Status.RUNNING, message="")
 
     def hand_out_copies(self, model: Any, step: int) -> None:

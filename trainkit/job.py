@@ -229,7 +229,7 @@ class Job:
         fields = {"release_gpu": True} if release_gpu else {}
         return self._ask("pause", until=lambda status: status is not Status.RUNNING, **fields)
 
-    def resume(self, *, runner: str | None = None) -> Status:
+    def resume(self, *, runner: str | None = None, ranks: int | None = None) -> Status:
         """Let the job go on: at once if it is paused; as a new attempt from its checkpoint if it is over.
 
         The new attempt reaches the same weights, bit for bit, as a run that was never cut, given
@@ -238,6 +238,7 @@ class Job:
 
         Args:
             runner: for a new attempt, another runner than the job had.
+            ranks: for a new attempt, another number of ranks than the job had.
 
         Returns:
             The job's state.
@@ -248,7 +249,7 @@ class Job:
         """
         if not self.state.terminal:
             return self._ask("resume", until=lambda status: status is not Status.PAUSED)
-        resume(self.store, self.id, runner=runner)
+        resume(self.store, self.id, runner=runner, ranks=ranks)
         return self.state
 
     def set(self, /, **params: Any) -> Status:

@@ -13,7 +13,8 @@ from trainkit.attempts import begin
 from trainkit.errors import OptionError, did_you_mean
 from trainkit.job import Job
 from trainkit.paths import check_job_id, make_job_id
-from trainkit.record import Record, Status, to_jsonable
+from trainkit.placement import check_resources, suitable_runner
+from trainkit.record import Record, Resources, Status, to_jsonable
 from trainkit.runners import runner as find_runner
 from trainkit.store import Store
 from trainkit.task import Task, describe
@@ -31,7 +32,11 @@ def submit(
     function: Callable[..., Any],
     /,
     *,
-    runner: str = "thread",
+    runner: str | None = None,
+    ranks: int = 1,
+    gpus_per_rank: int = 0,
+    retries: int = 0,
+    address: str | None = None,
     name: str | None = None,
     job_id: str | None = None,
     root: Store | str | Path | None = None,
@@ -41,14 +46,23 @@ def submit(
 
     Args:
         function: any callable whose first argument takes the :class:`~trainkit.run.Run`.
-        runner: ``"thread"``, in this process and with its live objects; or ``"process"``, which survives it.
+        runner: ``"thread"``, in this process and with its live objects; ``"process"``, which survives it; or
+            ``"ray"``, on a cluster.  Without it the first of these that can do what is asked for.
+        ranks: how many processes train together, each on its share of every step.
+        gpus_per_rank: how many GPUs each of them needs.
+        retries: how often they are started again from the last checkpoint when one of them, or its machine, is
+            lost.  An exception of the function ends the job.
+        address: of a Ray cluster's dashboard, ``"http://head:8265"`` say; or ``"local"`` for one of its own here.
         name: what people call the job; without it the function's name.
         job_id: the job's id, if you have one; it must not be taken.
         root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
         **params: the function's other arguments; they are in the record, and live in ``run.params``.
 
     Raises:
-        OptionError: no such runner, or parameters that the function does not take.
+        OptionError: no such runner, one that cannot do what is asked for, or parameters that the function does
+            not take.
+        RunnerError: the cluster cannot be reached.
+        MissingExtraError: the ``ray`` extra is not installed.
         JobIdError, JobExistsError: the id cannot be used.
         TaskError: with ``runner="process"``, something cannot be pickled; the message names it.
 
@@ -62,11 +76,13 @@ def submit(
     """
     if not callable(function):
         raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")
+    resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
     arguments = _bound(function, params)
     return launch(
         Task(function, arguments),
         params=arguments,
-        runner=runner,
+        runner=runner or suitable_runner(resources),
+        resources=resources,
         name=name or describe(function),
         job_id=job_id,
         root=root,
@@ -77,7 +93,11 @@ def train(
     data: pd.DataFrame | str | Path | None = None,
     *,
     target: str | None = None,
-    runner: str = "thread",
+    runner: str | None = None,
+    ranks: int = 1,
+    gpus_per_rank: int = 0,
+    retries: int = 0,
+    address: str | None = None,
     name: str | None = None,
     job_id: str | None = None,
     root: Store | str | Path | None = None,
@@ -92,7 +112,12 @@ def train(
         data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), a DataFrame, or nothing for a
             synthetic table.
         target: the column to predict; without it a column named y, target or label.
-        runner: ``"thread"`` or ``"process"``.
+        runner: ``"thread"``, ``"process"`` or ``"ray"``; without it the first that can do what is asked for.
+        ranks: how many processes train together, each on its share of every batch.
+        gpus_per_rank: how many GPUs each of them needs.
+        retries: how often they are started again from the last checkpoint when one of them, or its machine, is
+            lost.
+        address: of a Ray cluster's dashboard, or ``"local"``.
         name: what people call the job; without it the file's name.
         job_id: the job's id, if you have one; it must not be taken.
         root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
@@ -107,6 +132,8 @@ def train(
     from trainkit.tabular import train_function
     from trainkit.tabular.options import check_options
 
+    resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
+    runner = runner or suitable_runner(resources)
     checked = check_options({"target": target, **options})
     told = {key: value for key, value in {"target": target, **options}.items() if value is not None}
     path = Path(data).absolute() if isinstance(data, (str, Path)) else None
@@ -131,6 +158,7 @@ def train(
         Task(train_function, {"data": data, **told}),
         params=shown,
         runner=runner,
+        resources=resources,
         name=name,
         job_id=job_id,
         root=root,
@@ -152,6 +180,7 @@ def launch(
     name: str,
     job_id: str | None,
     root: Store | str | Path | None,
+    resources: Resources = Resources(),  # noqa: B008 - it is frozen
     message: str = "",
 ) -> Job:
     """Make a job's files and hand it to a runner; on any failure nothing is left behind.
@@ -163,6 +192,7 @@ def launch(
         name: what people call the job.
         job_id: its id, or None to have one made.
         root: where the files go.
+        resources: what it should run on.
         message: the record's first message.
     """
     find_runner(runner)
@@ -176,6 +206,7 @@ def launch(
         message=message,
         params=to_jsonable(params),
         runner=runner,
+        resources=resources,
         created_at=created_at,
         updated_at=created_at,
         heartbeat_at=created_at,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -46,6 +47,16 @@ def captured(path: Path) -> Iterator[None]:
         finally:
             _target.reset(token)
             _remove()
+
+
+def send_output_to(path: Path) -> None:
+    """Append all that this process prints from here on to a file, what is printed past Python too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
 
 
 def _install() -> None:

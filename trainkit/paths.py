@@ -123,6 +123,14 @@ class JobPaths:
         """The checkpoint before it."""
         return self.folder / "resume.previous.pt"
 
+    def rank_output(self, rank: int) -> Path:
+        """What a rank other than the first printed."""
+        return self.folder / f"rank-{rank}.log"
+
+    def rank_end(self, rank: int) -> Path:
+        """How a rank ended that did not come to its end; written by the rank, or by who saw it die."""
+        return self.folder / f"rank-{rank}.end.json"
+
     @property
     def model(self) -> Path:
         """The model, loadable with ``torch.load(weights_only=True)``."""

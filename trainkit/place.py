@@ -22,6 +22,7 @@ class Place:
     Args:
         keeps_random: whether the random generators of this process belong to the run; those of a notebook do not.
         saved: what :meth:`content` gave in an earlier attempt.
+        world_size: how many ranks take a batch each in one step.
 
     Attributes:
         step: how many steps have begun, over all epochs and attempts.
@@ -32,7 +33,7 @@ class Place:
         steps_by_log: whether every logged line is a step, because no loop over batches tells of them.
     """
 
-    def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None, world_size: int = 1) -> None:
         self.step = 0
         self.epoch = 0
         self.looping = False
@@ -41,6 +42,7 @@ class Place:
         self.steps_by_log = True
         self._keeps_random = keeps_random
         self._saved = dict(saved or {})
+        self._world_size = world_size
         self._loop = 0  # which of the calls of `run.epochs` this is, from 1
         self._offset = 0  # batches begun in this epoch
         self._skip = 0  # batches of this epoch that an earlier attempt has done
@@ -76,9 +78,18 @@ class Place:
         self._restore("epoch_random" if self._skip else "random")
         self._epoch_random = random_state() if self._keeps_random else {}
 
-    def begin_batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Begin a loader's batches, and pass over those that an earlier attempt has done."""
+    def begin_batches(self, loader: Iterable[Batch], *, dealt: bool = False) -> Iterator[Batch]:
+        """Begin a loader's batches, and pass over those that an earlier attempt has done.
+
+        Args:
+            loader: gives the batches of this rank.
+            dealt: whether a step of all ranks takes a batch for each, so that with other ranks than before the
+                same place is another number of steps: the last whole one.
+        """
         self.looping = True
+        before = self._saved.pop("world_size", self._world_size)
+        if dealt and self._skip and before != self._world_size:
+            self._skip = self._offset = self._skip * before // self._world_size
         if self._skip:
             self._restore("epoch_random")  # where there is no loop over epochs to do it
         if self._keeps_random and not self._epoch_random:
@@ -111,9 +122,27 @@ class Place:
             "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
             "loader_random": self._loader_random,
             "compute": compute_state(),
+            "world_size": self._world_size,
         }
 
     def _restore(self, name: str) -> None:
         state = self._saved.pop(name, None)
         if state and self._keeps_random:
             restore_random_state(state)
+
+
+def of_rank(saved: Mapping[str, Any], rank: int, world_size: int) -> dict[str, Any]:
+    """Return what a rank goes on from: its own random numbers, if there are as many ranks as there were.
+
+    Args:
+        saved: a checkpoint.
+        rank: which one goes on.
+        world_size: how many do.
+    """
+    if rank == 0:
+        return dict(saved)
+    if saved.get("world_size", 1) != world_size:
+        # Those of rank 0 would make all ranks drop out the same units.
+        return {name: value for name, value in saved.items() if name not in ("random", "epoch_random")}
+    own = saved["ranks"][rank]
+    return {**saved, **own["place"], "tracked": {**saved["tracked"], **own["generators"]}}

@@ -16,7 +16,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -56,6 +57,8 @@ class Recorder:
         clock: Unix seconds.
     """
 
+    _appender: type[Appender] = Appender
+
     def __init__(
         self,
         store: Store,
@@ -77,9 +80,9 @@ class Recorder:
         self.pending: deque[Logged] = deque()
         self.watched: tuple[str, str] = ("val_loss", "min")
         paths = store.paths(record.job_id)
-        self._metrics = Appender(paths.metrics)
+        self._metrics = self._appender(paths.metrics)
         try:
-            self._events = Appender(paths.events)
+            self._events = self._appender(paths.events)
         except BaseException:
             self._metrics.close()
             raise
@@ -257,6 +260,16 @@ class Recorder:
             finally:
                 self.detach()
 
+    def abandon(self) -> None:
+        """Write all that is pending and close the files; how it ended is told by somebody else."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._guard:
+            self._write_the_rest()
+            self._give_up_reserve()
+            self.detach()
+
     def _settle(self, ending: Ending) -> None:
         trouble = self._write_the_rest()
         if trouble is not None and self._give_up_reserve():
@@ -428,3 +441,45 @@ class Recorder:
         self.record.updated_at = self.record.heartbeat_at = now
         self.store.write_record(self.record, durable=durable)
         self._written = msgspec.json.encode(to_dict(self.record))
+
+
+class _Nowhere(Appender):
+    """A stream that keeps nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten = bytearray()
+
+    def flush(self) -> None:
+        """Have nothing to write."""
+
+    def append(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """Keep nothing."""
+
+    def sync(self) -> None:
+        """Have nothing to wait for."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class SilentRecorder(Recorder):
+    """That of a rank that does not report: it keeps the record in memory, hears nothing and writes nothing."""
+
+    _appender = _Nowhere
+
+    def __init__(self, store: Store, record: Record) -> None:
+        super().__init__(store, record)
+        self.pending = deque(maxlen=0)
+
+    def start(self) -> None:
+        """Have nothing to write in the background."""
+
+    def close(self, ending: Ending) -> None:
+        """Have no end to tell."""
+
+    def abandon(self) -> None:
+        """Have nothing to leave to anybody."""
+
+    def _write(self, *, durable: bool) -> None:
+        pass

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import time
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainkit.boundary import Boundary, StopRun
 from trainkit.control import Control
@@ -18,10 +18,15 @@ from trainkit.determinism import restore_compute
 from trainkit.devices import best_device
 from trainkit.errors import OptionError
 from trainkit.params import Params
-from trainkit.place import Place
+from trainkit.place import Place, of_rank
+from trainkit.ranks import ALONE, Ranks, unwrapped
 from trainkit.record import EndedBy, Phase
 from trainkit.recorder import Recorder
 from trainkit.scalars import taken
+from trainkit.sharding import shard
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Batch = TypeVar("Batch")
 
@@ -39,7 +44,12 @@ class Run:
     """
 
     def __init__(
-        self, recorder: Recorder, params: Mapping[str, Any], *, resumed: Mapping[str, Any] | None = None
+        self,
+        recorder: Recorder,
+        params: Mapping[str, Any],
+        *,
+        resumed: Mapping[str, Any] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._recorder = recorder
         self._put = recorder.pending.append
@@ -47,11 +57,13 @@ class Run:
         self.name = recorder.record.name
         self.params = Params(params)
         self.total_steps: int | None = None
-        self.control = Control(recorder)
+        self._ranks = ranks
+        self.control = Control(recorder, ranks)
         own_process = recorder.record.runner != "thread"
-        self._place = Place(keeps_random=own_process, saved=resumed)
+        resumed = of_rank(resumed, ranks.rank, ranks.world_size) if resumed else None
+        self._place = Place(keeps_random=own_process, saved=resumed, world_size=ranks.world_size)
         self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
-        self._boundary = Boundary(recorder, self.params, self._place, self.control)
+        self._boundary = Boundary(recorder, self.params, self._place, self.control, ranks)
         if resumed:
             self._go_on_from(resumed, own_process=own_process)
 
@@ -62,6 +74,8 @@ class Run:
             self.warn(doubt + "in a thread random numbers are the notebook's own; runner='process' has its own")
         for difference in restore_compute(saved["compute"]) if own_process else []:
             self.warn(doubt + difference)
+        if (before := saved.get("world_size", 1)) != self.world_size:
+            self.warn(f"{doubt}it goes on with {self.world_size} ranks, it had {before}")
 
     # --- the loops -------------------------------------------------------------------------------
 
@@ -84,11 +98,13 @@ class Run:
             return  # what that loop did is in what is tracked
         for epoch in range(first, count):
             self._place.begin_epoch(epoch + 1)
+            self.control.agreement.meet(self.step)
             if self.control.attention and self._boundary.attend():
                 return
             self._place.within_epoch = True
             yield epoch
             self._place.within_epoch = False
+            self.control.agreement.meet(self.step)
             if self.control.ending == "finish":
                 self.control.noticed = True
                 return
@@ -104,7 +120,8 @@ class Run:
 
         Args:
             loader: any iterable of batches.  ``loader.set_epoch(epoch)``, where there is one, is called with
-                the 0-based epoch, and so is its ``sampler``'s.
+                the 0-based epoch, and so is its ``sampler``'s.  Of several ranks each gets its own batches, see
+                :mod:`trainkit.sharding`; those that are only looked at are the same on every rank.
             phase: ``"training"``, or ``"validating"`` for batches that are looked at but are no steps.
 
         Raises:
@@ -116,13 +133,17 @@ class Run:
         for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(max(self.epoch - 1, 0))
-        length = _length(loader)
+        own = shard(loader, self._ranks)
+        length = _length(own)
         if length and self._place.epochs:
             self.total_steps = length * self._place.epochs
         self._place.steps_by_log = False
         control, place, cadence = self.control, self._place, self._boundary.cadence
-        batches = place.begin_batches(loader)
+        agreement = control.agreement
+        batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
         while True:
+            if place.step >= agreement.at_step:
+                agreement.meet(place.step)
             # Before the next batch is fetched: fetching may draw random numbers.
             if (control.attention or place.step >= cadence.step) and self._boundary.attend():
                 return
@@ -153,9 +174,11 @@ class Run:
     def log(self, *, step: int | None = None, **values: Any) -> None:
         """Note metrics of the current step.  Never waits, neither for the disk nor for a GPU.
 
+        Of several ranks, what rank 0 logs counts.
+
         Args:
             step: the step they belong to; without it the current one.  Where ``run.batches`` is not used,
-                every call is a step of its own, and a place where the job can stop.
+                every call is a step of its own, and a place where the job can stop; then every rank has to call.
             **values: floats, or tensors of one element.
 
         Raises:
@@ -171,6 +194,8 @@ class Run:
         self._put((place.step if step is None else int(step), place.epoch, time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
+        if self._place.step >= self.control.agreement.at_step:
+            self.control.agreement.meet(self._place.step)
         if self.control.attention:
             noticed = self.control.noticed
             if self._boundary.attend() and self._place.epochs is None and not noticed:
@@ -218,9 +243,44 @@ class Run:
     def device(self) -> str:
         """Where to train: the parameter ``device`` if given, else the first there is of cuda, mps, cpu."""
         if self._boundary.device is None:
-            self._boundary.device = str(self.params.get("device") or best_device())
+            chosen = self.params.get("device")
+            if chosen in (None, "", "cuda"):
+                chosen = self._ranks.device or chosen
+            self._boundary.device = self.control.agreement.device = str(chosen or best_device())
             self._recorder.note(device=self._boundary.device)
         return self._boundary.device
+
+    # --- ranks -----------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes that train together this is, from 0.  Rank 0 reports and saves."""
+        return self._ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return self._ranks.world_size
+
+    def prepare(self, model: nn.Module, **options: Any) -> nn.Module:
+        """Return a model whose gradients are the means over all ranks; with one rank, the model itself.
+
+        Args:
+            model: on its device already.
+            **options: for ``torch.nn.parallel.DistributedDataParallel``.
+
+        Raises:
+            OptionError: it has nothing to train.
+        """
+        return self._ranks.wrap(model, **options)
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """Add a tensor up over all ranks, in place.  Every rank has to call it; alone, nothing is to be done.
+
+        Args:
+            tensor: of the same shape on every rank, on this rank's device.
+        """
+        return self._ranks.sum(tensor)
 
     # --- state -----------------------------------------------------------------------------------
 
@@ -242,6 +302,7 @@ class Run:
                     f"run.track({name}=...) got {type(thing).__name__}, which has neither state_dict and "
                     "load_state_dict nor get_state and set_state"
                 )
+            thing = unwrapped(thing)
             self._boundary.tracked[name] = thing
             saved = self._saved_objects.get(name)
             if saved is not None:
@@ -286,7 +347,11 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the job was asked to end.  Who asks is expected to return soon, and is not stopped otherwise."""
+        """Whether the job was asked to end.  Who asks is expected to return soon, and is not stopped otherwise.
+
+        Of several ranks each has to ask as often as the others.
+        """
+        self.control.agreement.meet(self.step)
         self.control.noticed = self.control.noticed or self.control.ending is not None
         return self.control.ending is not None
 
@@ -327,6 +392,8 @@ class Run:
         elif self._place.epochs:
             done = max(self.epoch - 1, 0) / self._place.epochs
         self._recorder.note(step=self.step, epoch=self.epoch, total_steps=self.total_steps)
+        if self.control.agreement.members:
+            self._recorder.note(ranks=self.control.agreement.members)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
 

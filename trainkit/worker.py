@@ -1,12 +1,14 @@
 """Runs a job to its end and says how it ended.  The same in a thread and in a process of its own.
 
-``python -m trainkit.worker ROOT JOB_ID LOCK_FD TICKET_FD`` is the process that a supervisor starts.
+``python -m trainkit.worker ROOT JOB_ID LOCK_FD TICKET_FD`` is the process that a supervisor starts; torchrun
+starts several, without the descriptors, as the ranks of one job.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
@@ -18,14 +20,18 @@ from typing import Any
 import trainkit
 from trainkit.boundary import StopRun
 from trainkit.checkpoints import load_resume, save
-from trainkit.endings import Ending, failed, interrupted, put
+from trainkit.endings import Ending, error_info, failed, interrupted, put
 from trainkit.errors import CheckpointError, StoreError, TaskError
 from trainkit.locks import FileLock
 from trainkit.modelfile import exported
+from trainkit.orphans import die_with_parent
+from trainkit.output import send_output_to
 from trainkit.owners import this_process
 from trainkit.paths import JobPaths
+from trainkit.rankends import RankEndError, tell_rank_end
+from trainkit.ranks import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
 from trainkit.record import EndedBy, Environment, Phase, Record, Status
-from trainkit.recorder import Recorder
+from trainkit.recorder import Recorder, SilentRecorder
 from trainkit.run import Run
 from trainkit.store import Store, write_atomically
 from trainkit.task import Task, dump_outcome, load_task
@@ -49,8 +55,12 @@ def work(
     outcome: Outcome,
     *,
     keep_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Run a task until it ends, and write its terminal state.
+
+    Of several ranks the first does so, if all came to their end.  Otherwise each writes down what it knows of
+    it, and who started them decides.
 
     Args:
         recorder: holds the record of a queued job; closed at the end.
@@ -58,6 +68,10 @@ def work(
         outcome: filled with what came out.
         keep_outcome: called before the terminal state is published, so that whoever sees the state finds
             the outcome too.
+        ranks: those who run it together.
+
+    Raises:
+        RankEndError: a rank of several did not come to its end.
     """
     try:
         resumed = checkpoint_of(recorder.store, recorder.record)
@@ -66,10 +80,11 @@ def work(
         outcome.settled.set()
         recorder.close(failed(error, doing="it could not be resumed"))
         return
-    run = Run(recorder, recorder.record.params, resumed=resumed)
+    run = Run(recorder, recorder.record.params, resumed=resumed, ranks=ranks)
     outcome.run = run
     recorder.on_request = run.control.receive
-    recorder.before_refresh = run.report
+    if ranks.rank == 0:
+        recorder.before_refresh = run.report
     watcher = Watcher(recorder)
     recorder.on_metrics, recorder.on_round = watcher.hear, watcher.look
     identity = this_process()
@@ -87,7 +102,10 @@ def work(
     recorder.start()
     _note_environment(recorder)
     try:
-        ending = _run_to_the_end(run, recorder, task, outcome)
+        ending = _run_to_the_end(run, recorder, task, outcome, ranks)
+    except RankEndError:
+        recorder.abandon()
+        raise
     finally:
         run.control.close()
         outcome.settled.set()
@@ -95,7 +113,7 @@ def work(
     recorder.close(ending)
 
 
-def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> Ending:
+def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, ranks: Ranks) -> Ending:
     """Call the function and save what it leaves."""
     paths = recorder.store.paths(run.job_id)
     stopped = False
@@ -109,12 +127,18 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome) 
         except StopRun:
             stopped = True
         recorder.note(phase=Phase.FINALIZING)
-        usable = _save_model(paths, outcome.value, run.tracked.get("model"))
+        outcome.value = unwrapped(outcome.value)
+        usable = ranks.rank == 0 and _save_model(paths, outcome.value, run.tracked.get("model"))
+        ranks.close()
     except KeyboardInterrupt as interrupt:
         outcome.error = interrupt
         return interrupted(interrupt, hide=__file__)
-    except BaseException as error:  # noqa: BLE001 - the boundary of user code: all it raises is told
+    except BaseException as error:  # the boundary of user code: all it raises is told
         outcome.error = error
+        if ranks.rank > 0 or (ranks.world_size > 1 and is_loss_of_a_peer(error)):
+            told = error_info(error, hide=__file__)
+            tell_rank_end(paths, ranks.rank, told, lost=is_loss_of_a_peer(error))
+            raise RankEndError(told.message) from error
         return failed(error, hide=__file__)
     if stopped and run.control.ended_by is EndedBy.LOST:
         saved = "; what it had is saved" if run.tracked else ""
@@ -188,21 +212,30 @@ def checkpoint_of(store: Store, record: Record) -> dict[str, Any] | None:
     Raises:
         CheckpointError: there is none that is whole.
     """
-    return load_resume(store.paths(record.job_id))[0] if record.attempt > 1 else None
+    # One that was lost before its first checkpoint begins again.
+    again = record.restarts > 0 and not record.resumable
+    return load_resume(store.paths(record.job_id))[0] if record.attempt > 1 and not again else None
 
 
-def main(arguments: list[str]) -> None:
-    """Be the process of one job."""
-    root, job_id, *fds = arguments
-    store = Store(root)
+def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
+    """Be a process of one job: its only one, or one of its ranks.
+
+    Raises:
+        RankEndError: a rank of several did not come to its end.
+    """
     paths = store.paths(job_id)
-    # The job has an owner, and its place in the queue, as long as this process or its supervisor lives.
-    held = [FileLock.inherited(int(fd), paths.owner_lock) for fd in fds]
+    # As rank 0 reads it: a moment later it is RUNNING already.
+    record = ranks.gather(store.read(job_id) if ranks.rank == 0 else None)[0]
+    assert record is not None, "rank 0 has read it"
     handle = store.handle(job_id)
-    recorder = Recorder(store, store.read(job_id), requests_offset=handle.requests_offset if handle else 0)
-    outcome = Outcome()
+    if ranks.rank == 0:
+        recorder = Recorder(store, record, requests_offset=handle.requests_offset if handle else 0)
+    else:
+        recorder = SilentRecorder(store, record)
 
     def keep(outcome: Outcome) -> None:
+        if ranks.rank > 0:
+            return
         try:
             data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned)
             write_atomically(paths.result, data, durable=False)
@@ -218,12 +251,38 @@ def main(arguments: list[str]) -> None:
         task = load_task(paths.task.read_bytes())
     except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
         recorder.close(failed(error, doing="the job could not be loaded"))
-    else:
-        try:
-            work(recorder, task, outcome, keep_outcome=keep)
-        except Exception as error:
+        return
+    try:
+        work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks)
+    except RankEndError:
+        raise
+    except Exception as error:
+        if ranks.rank == 0:
             tell_failure(store, recorder.record, error)
-            raise
+        raise
+
+
+def main(arguments: list[str]) -> None:
+    """Be the process that a supervisor or torchrun has started."""
+    root, job_id, *fds = arguments
+    store = Store(root)
+    paths = store.paths(job_id)
+    # The job has an owner, and its place in the queue, as long as this process or its supervisor lives.
+    held = [FileLock.inherited(int(fd), paths.owner_lock) for fd in fds]
+    if not fds:
+        die_with_parent()  # one of several ranks: their agent holds the lock for all
+    ranks = join_local()
+    if ranks.rank > 0:
+        send_output_to(paths.rank_output(ranks.rank))
+    try:
+        run_job(store, job_id, ranks)
+        failed_rank = False
+    except RankEndError:
+        failed_rank = True
+    if ranks.world_size > 1:
+        # All is written.  The others may be gone, and leaving them in order would wait for them.
+        sys.stdout.flush()
+        os._exit(failed_rank)
     # The end is written.  What keeps this process alive from here on is the user's: nobody has to wait for it.
     for lock in held:
         lock.release()

@@ -61,12 +61,15 @@ def starts(command: Command) -> Command:
         click.option("--job-id", help="The job's id; without it one is made."),
         click.option("--name", help="What the job is called."),
         click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
+        click.option("--address", metavar="URL", help="Of a Ray cluster's dashboard, or: local."),
+        click.option("--retries", type=int, default=0, help="Restarts when a process or its machine is lost."),
+        click.option("--gpus-per-rank", type=int, default=0, help="GPUs that each rank needs."),
+        click.option("--ranks", type=int, default=1, help="How many processes train together."),
         click.option(
             "--runner",
-            type=click.Choice(["process", "thread"]),
-            default="process",
-            show_default=True,
-            help="In a process of its own, which outlives this command; or in a thread of it.",
+            type=click.Choice(["process", "thread", "ray"]),
+            help="In a process of its own, which outlives this command (the default); in a thread of it; or on a "
+            "Ray cluster (the default with --address).",
         ),
     ):
         command = option(command)

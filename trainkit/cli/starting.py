@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -14,6 +14,9 @@ from trainkit.tabular.options import TrainOptions, describe_option
 
 if TYPE_CHECKING:
     from trainkit.job import Job
+
+#: What `submit` takes for itself, so that it cannot be a parameter of the function.
+OWN = {"runner", "ranks", "gpus_per_rank", "retries", "address", "name", "job_id", "root"}
 
 
 def _start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool, then: str) -> int:
@@ -67,7 +70,11 @@ def _train_options(command: Command) -> Command:
 @answers
 def train(
     file: str | None,
-    runner: str,
+    runner: str | None,
+    ranks: int,
+    gpus_per_rank: int,
+    retries: int,
+    address: str | None,
     detach: bool,
     name: str | None,
     job_id: str | None,
@@ -89,13 +96,21 @@ def train(
     checked = check_options(told, from_text=True)
     options = {name: getattr(checked, name) for name in told}
 
+    where = runner or ("process" if address is None else "ray")
+    resources: dict[str, Any] = {
+        "ranks": ranks,
+        "gpus_per_rank": gpus_per_rank,
+        "retries": retries,
+        "address": address,
+    }
+
     def launch() -> Job:
         from trainkit.launching import train
 
-        return train(file, runner=runner, name=name, job_id=job_id, root=root, **options)
+        return train(file, runner=where, name=name, job_id=job_id, root=root, **resources, **options)
 
     then = 'tk.load_model("{model}").predict(table)'
-    return _start(launch, runner=runner, detach=detach, as_json=as_json, then=then)
+    return _start(launch, runner=where, detach=detach, as_json=as_json, then=then)
 
 
 @click.command()
@@ -106,7 +121,11 @@ def train(
 def submit(
     function: str,
     parameters: tuple[str, ...],
-    runner: str,
+    runner: str | None,
+    ranks: int,
+    gpus_per_rank: int,
+    retries: int,
+    address: str | None,
     detach: bool,
     name: str | None,
     job_id: str | None,
@@ -125,13 +144,21 @@ def submit(
     from trainkit.cli.functions import find_function, parse_values
 
     values = parse_values(parameters)
-    if own := sorted({"runner", "name", "job_id", "root"} & values.keys()):
+    if own := sorted(OWN & values.keys()):
         raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
     found = find_function(function)
+
+    where = runner or ("process" if address is None else "ray")
+    resources: dict[str, Any] = {
+        "ranks": ranks,
+        "gpus_per_rank": gpus_per_rank,
+        "retries": retries,
+        "address": address,
+    }
 
     def launch() -> Job:
         from trainkit.launching import submit
 
-        return submit(found, runner=runner, name=name, job_id=job_id, root=root, **values)
+        return submit(found, runner=where, name=name, job_id=job_id, root=root, **resources, **values)
 
-    return _start(launch, runner=runner, detach=detach, as_json=as_json, then='tk.attach("{id}").model()')
+    return _start(launch, runner=where, detach=detach, as_json=as_json, then='tk.attach("{id}").model()')

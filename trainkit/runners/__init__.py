@@ -1,4 +1,4 @@
-"""Where jobs run.  A runner is one small module with three functions: submit, poll, kill.
+"""Where jobs run.  A runner is one small module with four functions: check, submit, poll, kill.
 
 To add one, write the module and name it in :data:`RUNNERS` and in the contract test.
 """
@@ -21,6 +21,15 @@ RUNNERS = {"thread": "trainkit.runners.thread", "process": "trainkit.runners.pro
 
 class Runner(Protocol):
     """The contract."""
+
+    def check(self, record: Record) -> None:
+        """Refuse a job that cannot run here, before anything is made.
+
+        Raises:
+            OptionError: it asks for what this runner cannot do.
+            RunnerError: it cannot run on this machine.
+            MissingExtraError: something is not installed.
+        """
 
     def submit(
         self, store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle

@@ -15,7 +15,7 @@ import threading
 
 import psutil
 
-from trainkit.errors import RunnerError
+from trainkit.errors import OptionError, RunnerError
 from trainkit.locks import FileLock
 from trainkit.owners import is_running
 from trainkit.record import Record
@@ -27,6 +27,24 @@ from trainkit.task import Task, dump_task
 LARGE_TASK_BYTES = 100_000_000
 
 
+def check(record: Record) -> None:
+    """Refuse what this machine does not have."""
+    if os.name != "posix":
+        raise RunnerError("runner='process' needs Linux or macOS; use runner='thread' on this system")
+    if record.resources.address is not None:
+        raise OptionError("runner='process' is this machine; for a cluster's address use runner='ray'")
+    wanted = record.resources.gpus_per_rank
+    if wanted > 1:
+        raise OptionError(f"gpus_per_rank={wanted}: runner='process' gives each rank one GPU, or none")
+    if wanted:
+        import torch
+
+        if (found := torch.cuda.device_count()) < record.resources.ranks:
+            raise OptionError(
+                f"{record.resources.ranks} ranks with a GPU each need as many GPUs, and this machine has {found}"
+            )
+
+
 def submit(
     store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
 ) -> None:
@@ -34,10 +52,7 @@ def submit(
 
     Raises:
         TaskError: the function cannot be pickled.
-        RunnerError: not on this system.
     """
-    if os.name != "posix":
-        raise RunnerError("runner='process' needs Linux or macOS; use runner='thread' on this system")
     paths = store.paths(record.job_id)
     if task is not None:
         write_atomically(paths.task, dump_task(task), durable=False)

@@ -14,11 +14,11 @@ import threading
 import time
 from collections import OrderedDict
 
-from trainkit.errors import RunnerError, TaskError
+from trainkit.errors import OptionError, RunnerError, TaskError
 from trainkit.locks import FileLock
 from trainkit.output import captured
 from trainkit.owners import this_process
-from trainkit.record import Record
+from trainkit.record import Record, Resources
 from trainkit.recorder import Recorder
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.slots import Ticket
@@ -34,6 +34,15 @@ _KEPT_OUTCOMES = 16
 _outcomes: OrderedDict[str, Outcome] = OrderedDict()
 _threads: dict[str, tuple[threading.Thread, Store, str]] = {}
 _ending = threading.Event()
+
+
+def check(record: Record) -> None:
+    """Refuse what takes more than this process."""
+    if record.resources != Resources():
+        raise OptionError(
+            "runner='thread' is this process alone: ranks, gpus_per_rank, retries and address need "
+            "runner='process' or runner='ray'"
+        )
 
 
 def submit(
