@@ -115,6 +115,8 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
                 facts.append(("running for", duration(now - record.started_at)))
         if (left := eta_s(record)) is not None:
             facts.append(("time left", duration(left)))
+    if record.restarts:
+        facts.append(("restarts", str(record.restarts)))
     if memory_bytes is not None:
         facts.append(("memory", size(memory_bytes)))
     return View(

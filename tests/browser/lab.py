@@ -52,6 +52,7 @@ class Lab:
     ) -> None:
         self.root = folder / "root"
         self.folder = folder
+        self.page = {"jupyterlab": "doc/tree/{name}?reset&", "notebook": "notebooks/{name}?"}[application]
         self.token = secrets.token_hex(16)
         self.root.mkdir(parents=True)
         env = {
@@ -172,7 +173,7 @@ class Notebook:
 
     def open(self, name: str) -> Notebook:
         """Open a notebook alone in the page, and wait until its kernel answers."""
-        self.page.goto(f"{self.lab.url}/doc/tree/{name}?reset&token={self.lab.token}")
+        self.page.goto(f"{self.lab.url}/{self.lab.page.format(name=name)}token={self.lab.token}")
         self.ready()
         return self
 

@@ -14,7 +14,7 @@ import trainkit as tk
 from trainkit.endings import Ending
 from trainkit.panels.feed import MOST_POINTS, POINTS, JobFeed, Message
 from trainkit.panels.printed import Printed
-from trainkit.record import Best, CheckpointInfo, EndedBy, Record, Status
+from trainkit.record import Best, CheckpointInfo, EndedBy, RankInfo, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.store import Store
 
@@ -216,7 +216,7 @@ def test_the_card_holds_what_people_ask_for(scene: Scene) -> None:
     assert card["params"] == [("lr", "0.001"), ("note", "<b>")]
     assert card["best"] == {"metric": "val_loss", "step": 7, "value": 0.25}
     assert [action["name"] for action in card["actions"]] == ["pause", "finish", "stop", "kill"]
-    assert card["warnings"] == [{"step": 7, "message": "beware"}]
+    assert card["warnings"] == [{"step": 7, "message": "beware", "cause": None, "passed": False}]
     assert scene.feed.full()[0]["card"]["warnings"] == card["warnings"]
 
 
@@ -263,6 +263,36 @@ def test_changes_stand_at_their_steps(scene: Scene) -> None:
     scene.recorder.record.attempt = 2
     scene.log(6, 8)
     assert [each["step"] for each in the(scene.feed.next())[0]["card"]["changes"]] == [3]
+
+
+def test_a_warning_that_has_passed_says_so(scene: Scene) -> None:
+    """Of one cause the newest word is shown, and what has passed is no warning any more."""
+    scene.recorder.warn("the disk is nearly full", cause="disk")
+    scene.recorder.warn("other")
+    scene.recorder.clear("disk", "there is room again")
+    warnings = scene.feed.full()[0]["card"]["warnings"]
+    assert [(each["message"], each["passed"]) for each in warnings] == [
+        ("other", False),
+        ("there is room again", True),
+    ]
+    scene.recorder.warn("the disk is nearly full again", cause="disk")
+    assert [each["passed"] for each in scene.feed.full()[0]["card"]["warnings"]] == [False, False]
+
+
+def test_ranks_stand_in_a_table(scene: Scene) -> None:
+    """Processes that train together are shown each; one alone needs no table."""
+    scene.recorder.note(ranks=[RankInfo(0, "a", 1, "cuda:0", 12.5, 0.25)])
+    scene.recorder.write_now()
+    assert scene.feed.full()[0]["card"]["ranks"] == []
+    ranks = [RankInfo(0, "a", 1, "cuda:0", 12.5, 0.25), RankInfo(1, "b", 2)]
+    scene.recorder.note(ranks=ranks, restarts=2)
+    scene.recorder.write_now()
+    card = scene.feed.full()[0]["card"]
+    assert card["ranks"] == [
+        {"rank": 0, "node": "a", "device": "cuda:0", "steps_per_s": 12.5, "loading_share": 0.25},
+        {"rank": 1, "node": "b", "device": None, "steps_per_s": None, "loading_share": None},
+    ]
+    assert dict(card["facts"])["restarts"] == "2"
 
 
 def test_memory_of_the_process(scene: Scene) -> None:

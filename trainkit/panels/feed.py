@@ -184,6 +184,7 @@ class JobFeed:
             "silent_s": self._silent_s(record),
             "warnings": list(self._happened.warnings),
             "changes": self._happened.changes(self.history.begins),
+            "ranks": ranks(record),
             "controls": self._controls.of(record.params) if steerable else [],
             "rivals": self._still_rivals(record),
             "groups": list(view.groups(self.history.metrics).items()),
@@ -262,6 +263,22 @@ class JobFeed:
         if record.status.terminal or record.status is Status.QUEUED or silent < _SILENT_S:
             return None
         return int(silent) if self.store.is_owned(record) is None else None
+
+
+def ranks(record: Record) -> list[dict[str, Any]]:
+    """Return the processes that train a job together; none for a job of one."""
+    if len(record.ranks) < 2:
+        return []
+    return [
+        {
+            "rank": each.rank,
+            "node": each.node,
+            "device": each.device,
+            "steps_per_s": each.steps_per_s,
+            "loading_share": each.loading_share,
+        }
+        for each in sorted(record.ranks, key=lambda each: each.rank)
+    ]
 
 
 def recently_written(store: Store, now: float) -> list[str]:

@@ -20,7 +20,7 @@ class Happened:
         path: of the events stream.
 
     Attributes:
-        warnings: the last warnings, oldest first.
+        warnings: the last warnings, oldest first; those that have ``passed`` say so.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,11 +33,17 @@ class Happened:
         """Read what the stream has got since the last call."""
         events, self._offset = tail(self.path, self._offset)
         for event in events:
-            if event.get("event") == "warning":
-                self.warnings.append({"step": event.get("step"), "message": str(event.get("message"))})
+            if event.get("event") in ("warning", "cleared"):
+                self._word(event, passed=event["event"] == "cleared")
             elif event.get("event") == "change" and isinstance(event.get("params"), Mapping):
                 self._changes.append(event)
         del self.warnings[:-MOST_WARNINGS]
+
+    def _word(self, event: Mapping[str, Any], *, passed: bool) -> None:
+        """Take a warning, or the word that what it warned of has passed; of one cause the newest word counts."""
+        cause, message = event.get("cause"), str(event.get("message"))
+        self.warnings = [each for each in self.warnings if cause is None or each["cause"] != cause]
+        self.warnings.append({"step": event.get("step"), "message": message, "cause": cause, "passed": passed})
 
     def changes(self, begins: Mapping[int, float]) -> list[dict[str, Any]]:
         """Return the live changes that count, as ``{"step": …, "text": …}``, oldest first.

@@ -134,9 +134,13 @@ class Chart {
     };
   }
 
+  width() {
+    return this.u?.width ?? this.plot.clientWidth;
+  }
+
   dots(u, index, line) {
     const count = this.data.get(line.key)?.x.length ?? 0;
-    return count === 1 || Boolean(line.look.points && count < this.plot.clientWidth / 12);
+    return count === 1 || Boolean(line.look.points && count < this.width() / 12);
   }
 
   build() {
@@ -156,7 +160,7 @@ class Chart {
       const { x, y } = (this.range && this.detail?.get(line.key)) || this.data.get(line.key) || { x: [], y: [] };
       const values = this.log ? y.map((value) => (value > 0 ? value : null)) : y;
       // A line of few points, an epoch each, has no noise to smooth away; it would only lag.
-      const few = line.look.points && x.length < this.plot.clientWidth / 12;
+      const few = line.look.points && x.length < this.width() / 12;
       return { x, y: values, smooth: few ? values : smoothed(values, this.smoothing) };
     });
     const one = tables.length === 1 || tables.every((table) => table.x.length === tables[0].x.length && table.x.every((step, i) => step === tables[0].x[i]));
@@ -276,7 +280,7 @@ class Chart {
   }
 
   placeMarks(u) {
-    const width = u.over.clientWidth;
+    const width = u.bbox.width / devicePixelRatio; // what the page says of a cell out of sight is 0
     this.placed = this.marks
       .map((mark) => ({ ...mark, left: u.valToPos(mark.step, "x") }))
       .filter(({ left }) => left >= -0.5 && left <= width + 0.5);
@@ -302,7 +306,7 @@ class Chart {
       h("p", {}, h("span.tk-tip-step", {}, `step ${grouped(mark.step)}`), mark.text)));
     if (near.length) {
       const left = near[near.length - 1].left;
-      const room = u.over.clientWidth - this.tip.offsetWidth;
+      const room = u.bbox.width / devicePixelRatio - this.tip.offsetWidth;
       this.tip.style.transform = `translateX(${Math.max(0, Math.min(left + 7, room)).toFixed(1)}px)`;
     }
     return near;

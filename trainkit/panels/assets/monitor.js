@@ -6,6 +6,9 @@ const NOTES = {
   PAUSED: "Waits after its current step; nothing is lost",
 };
 
+// What reaches the optimizers without the code's help.
+const FOLLOWED = ["lr", "weight_decay"];
+
 function statePill(status, phase) {
   return h(`span.tk-state.tk-${status.toLowerCase()}`, {}, icon(status), h("span", {}, status.charAt(0) + status.slice(1).toLowerCase()),
     phase && status === "RUNNING" && phase !== "training" ? h("span.tk-phase", {}, phase) : null);
@@ -58,7 +61,7 @@ class MonitorView {
     this.facts = h("div.tk-facts", {});
     this.params = h("div.tk-facts", {});
     this.rows = new Map();
-    this.paramsHint = h("p.tk-about", { hidden: true }, "lr and weight_decay reach the optimizers by themselves, others where the code reads run.params.");
+    this.paramsHint = h("p.tk-about", { hidden: true }, "Others than lr and weight_decay count where the code reads run.params.");
     this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params, this.paramsHint);
     this.changes = h("ol", {});
     this.lastChange = h("span.tk-last-line", {});
@@ -66,7 +69,9 @@ class MonitorView {
       h("summary", {}, h("span", {}, "Changes"), this.lastChange), this.changes);
     this.files = h("div.tk-facts.tk-paths", {});
     this.warnings = h("ul", {});
-    this.warningsBox = h("section.tk-warnings", { hidden: true }, h("h4", {}, icon("UNREADABLE"), "Warnings"), this.warnings);
+    this.warningsBox = h("section.tk-warnings", { hidden: true, role: "status", "aria-label": "Warnings" }, this.warnings);
+    this.ranks = h("div.tk-ranks", { role: "table", "aria-label": "Ranks" });
+    this.ranksBox = h("section", { hidden: true }, h("h4", {}, "Ranks"), this.ranks);
     this.log = h("pre.tk-log", { tabIndex: 0, "aria-label": "Output of the job" });
     this.lastLine = h("span.tk-last-line", {});
     this.outputBox = h("details.tk-output", { hidden: true, ontoggle: () => this.drawOutput() },
@@ -76,7 +81,7 @@ class MonitorView {
       this.tools, this.chartsBox, this.empty,
       h("div.tk-columns", {}, h("section", {}, h("h4", {}, "Run"), this.facts), this.paramsBox,
         h("section.tk-files", {}, h("h4", {}, "Files"), this.files)),
-      this.changesBox, this.outputBox);
+      this.ranksBox, this.changesBox, this.outputBox);
     const back = this.onBack ? h("button.tk-quiet.tk-back", { type: "button", onclick: this.onBack, "aria-label": "Back to all jobs" }, icon("back"), "All jobs") : null;
     this.element = h("section.tk-monitor", {},
       h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state, this.message), h("div.tk-buttons", {}, this.buttons, this.bell)),
@@ -198,9 +203,12 @@ class MonitorView {
     show(this.paramsBox, card.params.length > 0);
     const paths = [["model", card.model], ["checkpoint", card.checkpoint], ["folder", card.files]].filter(([, path]) => path);
     this.pairs(this.files, paths);
-    rebuild(this.warnings, card.warnings, () => card.warnings.map(({ step, message }) =>
-      h("li", {}, step ? h("span.tk-tip-step", {}, `step ${grouped(step)}`) : null, message)));
+    rebuild(this.warnings, card.warnings, () => card.warnings.map(({ step, message, passed }) =>
+      h("li", { class: passed ? "tk-passed" : null }, icon(passed ? "COMPLETED" : "UNREADABLE"),
+        h("span", {}, message), step ? h("span.tk-tip-step", {}, `step ${grouped(step)}`) : null)));
     show(this.warningsBox, card.warnings.length > 0);
+    this.warningsBox.classList.toggle("tk-all-passed", card.warnings.every(({ passed }) => passed));
+    this.drawRanks();
     this.drawOutput();
   }
 
@@ -232,7 +240,23 @@ class MonitorView {
       say(element, value);
       element.title = value;
     }
-    show(this.paramsHint, steered.size > 0);
+    show(this.paramsHint, controls.some(({ name }) => !FOLLOWED.includes(name)));
+  }
+
+  // The slowest rank, and the one that waits for its data, are seen at a glance.
+  drawRanks() {
+    const { ranks } = this.card;
+    show(this.ranksBox, ranks.length > 0);
+    const fastest = Math.max(...ranks.map((rank) => rank.steps_per_s ?? 0), 1e-9);
+    const bar = (share, text, css) => h("span.tk-rank-bar", { role: "cell" },
+      h(`span.tk-rank-track.${css}`, { style: `--tk-share: ${(100 * share).toFixed(0)}%`, "aria-hidden": "true" }), h("b", {}, text));
+    rebuild(this.ranks, ranks, () => [
+      h("div.tk-rank.tk-rank-head", { role: "row" }, ["rank", "node", "device", "steps/s", "waits for data"].map((label) => h("span", { role: "columnheader" }, label))),
+      ...ranks.map((rank) => h("div.tk-rank", { role: "row" },
+        h("span", { role: "cell" }, String(rank.rank)), h("span", { role: "cell", title: rank.node }, rank.node), h("span", { role: "cell" }, rank.device ?? "–"),
+        bar((rank.steps_per_s ?? 0) / fastest, rank.steps_per_s === null ? "–" : readable(rank.steps_per_s), "tk-speed-bar"),
+        bar(rank.loading_share ?? 0, rank.loading_share === null ? "–" : `${(100 * rank.loading_share).toFixed(0)} %`, "tk-wait-bar"))),
+    ]);
   }
 
   async change(name, value) {
@@ -280,7 +304,7 @@ class MonitorView {
   drawNote() {
     const card = this.card;
     // In the head, where it has a place of its own: nothing below moves when it comes or goes.
-    const text = card.status === "FAILED" ? "" : NOTES[card.status] || card.message;
+    const text = card.status === "FAILED" ? "" : card.status === "QUEUED" ? card.message || NOTES.QUEUED : NOTES[card.status] || card.message;
     say(this.message, text);
     this.message.title = text;
     if (this.told && Date.now() - this.told < 12000) return;
