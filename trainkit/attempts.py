@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 
 import msgspec
 
 from trainkit.checkpoints import whole_resume
 from trainkit.errors import CheckpointError, StateError, telling
 from trainkit.locks import FileLock, try_lock
+from trainkit.paths import JobPaths
 from trainkit.placement import check_resources
 from trainkit.record import Record, Resources, Status, begin_attempt
 from trainkit.runners import runner as find_runner
@@ -29,10 +31,26 @@ def begin(store: Store, record: Record, task: Task) -> None:
         record: QUEUED, with the name of a runner.
         task: what to run.
     """
+    _begin(store, record, task, lambda paths: None)
+
+
+def begin_from_files(store: Store, record: Record, fill: Callable[[JobPaths], None]) -> None:
+    """As :func:`begin`, for a job whose task is in its files already.
+
+    Args:
+        store: where the files go.
+        record: QUEUED, with the name of a runner.
+        fill: puts the task, and what else the job needs, into its folder; it may complete the record.
+    """
+    _begin(store, record, None, fill)
+
+
+def _begin(store: Store, record: Record, task: Task | None, fill: Callable[[JobPaths], None]) -> None:
     find_runner(str(record.runner)).check(record)
     job_limit()  # a wrong setting is an error here, not in a job that waits
     lock = store.create(record)
     try:
+        fill(store.paths(record.job_id))
         _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
     except BaseException:
         store.discard(record.job_id)

@@ -23,6 +23,8 @@ class Cadence:
         self._every_steps: int | None = None
         self._every_s = EVERY_S
         self._at: float | None = None
+        self._ended_at: float | None = None
+        self._took_s = 0.0
 
     def choose(self, now_step: int, *, steps: int | None, seconds: float | None) -> None:
         """Take what the user chose.
@@ -46,8 +48,13 @@ class Cadence:
             self._at = now + self._every_s
         return now >= self._at
 
+    def is_affordable(self, now: float) -> bool:
+        """Whether one more would stay within the share of the time since the last one."""
+        return self._ended_at is None or now - self._ended_at >= self._took_s / SHARE
+
     def saved(self, step: int, *, begun_at: float, ended_at: float) -> None:
         """Plan the next one by how long this one took."""
-        self._at = ended_at + max(self._every_s, (ended_at - begun_at) / SHARE)
+        self._ended_at, self._took_s = ended_at, ended_at - begun_at
+        self._at = ended_at + max(self._every_s, self._took_s / SHARE)
         if self._every_steps is not None:
             self.step = step + self._every_steps

@@ -123,7 +123,9 @@ def plain(state: Any) -> Any:
     return state
 
 
-def save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: float) -> CheckpointInfo:
+def save_resume(
+    paths: JobPaths, content: Any, *, step: int, epoch: int, now: float, reason: str | None = None
+) -> CheckpointInfo:
     """Write a new ``resume.pt`` and keep the one before it.
 
     Args:
@@ -132,15 +134,18 @@ def save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: fl
         step: the global step it was taken after.
         epoch: the 1-based epoch it was taken in.
         now: Unix seconds.
+        reason: why it was taken, if it is to be kept longer than others.
 
     Raises:
         StoreError: it could not be written; the checkpoints that were there are there still.
     """
     with telling(paths.resume):
-        return _save_resume(paths, content, step=step, epoch=epoch, now=now)
+        return _save_resume(paths, content, step=step, epoch=epoch, now=now, reason=reason)
 
 
-def _save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: float) -> CheckpointInfo:
+def _save_resume(
+    paths: JobPaths, content: Any, *, step: int, epoch: int, now: float, reason: str | None
+) -> CheckpointInfo:
     temporary, size_bytes, sha256 = _write_temporary(paths.resume, content)
     info = CheckpointInfo(
         path=paths.resume.relative_to(paths.root).as_posix(),
@@ -149,19 +154,13 @@ def _save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: f
         size_bytes=size_bytes,
         sha256=sha256,
         saved_at=now,
+        reason=reason,
     )
-    link = paths.folder / f".{uuid.uuid4().hex}.tmp"
     try:
         write_atomically(_manifest(paths), msgspec.json.encode([info, *_earlier(paths)][:3]), durable=True)
         if paths.resume.exists():
-            # A link, not a rename: at no instant is there no resume.pt.
-            try:
-                os.link(paths.resume, link)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(paths.resume, link)
-            os.replace(link, paths.resume_previous)
+            link(paths.resume, paths.resume_previous)  # not a rename: at no instant is there no resume.pt
     except BaseException:
-        remove_temporary(link)
         remove_temporary(temporary)
         raise
     _put_in_place(temporary, paths.resume)
@@ -171,9 +170,36 @@ def _save_resume(paths: JobPaths, content: Any, *, step: int, epoch: int, now: f
 def _earlier(paths: JobPaths) -> list[CheckpointInfo]:
     """What is known of the checkpoints that lie there; one that cannot be verified any more is not counted on."""
     try:
-        return _generations(paths)
+        return generations(paths)
     except CheckpointError:
         return []
+
+
+def adopt(paths: JobPaths, source: Path, info: CheckpointInfo) -> CheckpointInfo:
+    """Make a checkpoint of another job the first one of a job that has none.
+
+    Args:
+        paths: the new job's files.
+        source: the other's file.
+        info: what is known of it.
+    """
+    here = msgspec.structs.replace(info, path=paths.resume.relative_to(paths.root).as_posix())
+    write_atomically(_manifest(paths), msgspec.json.encode([here]), durable=False)
+    link(source, paths.resume)
+    return here
+
+
+def link(source: Path, target: Path) -> None:
+    """Have a file under a second name, whole at any instant; a copy where the file system has no links."""
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        remove_temporary(temporary)  # POSIX leaves it, too, where both are names of one file already
 
 
 def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
@@ -200,7 +226,7 @@ def whole_resume(paths: JobPaths) -> tuple[Path, CheckpointInfo]:
     Raises:
         CheckpointError: there is none, or none passes its check.
     """
-    generations = {info.sha256: info for info in _generations(paths)}
+    known = {info.sha256: info for info in generations(paths)}
     faults = []
     for path in (paths.resume, paths.resume_previous):
         try:
@@ -215,8 +241,8 @@ def whole_resume(paths: JobPaths) -> tuple[Path, CheckpointInfo]:
         except OSError as error:
             faults.append(f"{path.name}: {error.strerror or error}")
             continue
-        if found in generations:
-            return path, generations[found]
+        if found in known:
+            return path, known[found]
         faults.append(f"{path.name} does not match its sha256")
     raise CheckpointError(f"job {paths.job_id!r} has no checkpoint to go on from: {'; '.join(faults)}")
 
@@ -232,7 +258,21 @@ def _manifest(paths: JobPaths) -> Path:
     return paths.folder / "resume.json"
 
 
-def _generations(paths: JobPaths) -> list[CheckpointInfo]:
+def is_whole(path: Path, info: CheckpointInfo) -> bool:
+    """Whether a file is there and is the checkpoint that it should be."""
+    try:
+        with open(path, "rb") as file:
+            return _digest(file) == info.sha256
+    except OSError:
+        return False
+
+
+def generations(paths: JobPaths) -> list[CheckpointInfo]:
+    """Return what ``resume.json`` tells of the newest checkpoints, newest first.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     path = _manifest(paths)
     try:
         return msgspec.json.decode(path.read_bytes(), type=list[CheckpointInfo]) if path.exists() else []

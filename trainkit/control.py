@@ -110,6 +110,11 @@ class Control:
         """Let the loops end after this step, as if they had come to their end."""
         self.agreement.wish({"action": "end_early", "reason": str(reason)})
 
+    def end_as(self, ending: str, ended_by: EndedBy) -> None:
+        """End here as another run did, in the training thread."""
+        if self.ending is None:
+            self.ending, self.ended_by, self.attention = ending, ended_by, True
+
     def ask_for_a_checkpoint(self) -> None:
         """Have a checkpoint taken after this step."""
         self.agreement.wish({"action": "checkpoint"})

@@ -25,8 +25,10 @@ from trainkit.errors import (
     StateError,
     did_you_mean,
 )
+from trainkit.kept import available
 from trainkit.params import FOLLOWED
-from trainkit.record import Record, Status, to_dict, to_jsonable
+from trainkit.record import CheckpointInfo, Record, Status, to_dict, to_jsonable
+from trainkit.repeating import branch, replay
 from trainkit.runners import runner
 from trainkit.runners.thread import outcome_of
 from trainkit.snapshot import Snapshot, take
@@ -275,6 +277,55 @@ class Job:
     def checkpoint(self) -> Status:
         """Ask for a checkpoint after the current step; return the job's state."""
         return self._ask("checkpoint")
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Return the checkpoints that the job can be branched from, by step: with ``step``, ``epoch``, ``reason``.
+
+        The newest two, and those that ``run.checkpoint_every(keep=...)`` keeps.
+        """
+        return available(self.paths)
+
+    def replay(self, *, runner: str | None = None, name: str | None = None, job_id: str | None = None) -> Job:
+        """Start a job that repeats this one, with every live change, and an early end, at its step.
+
+        It reaches the same weights, bit for bit, where the job is reproducible: with ``runner="process"``, for
+        tables, and with ``seed=``; pauses, kills and resumes of the original make no difference.
+
+        Args:
+            runner: another runner than the job had.
+            name: what people call the new job.
+            job_id: its id, if you have one.
+
+        Raises:
+            StateError: the job is not over.
+            CheckpointError: its function could not be kept.
+        """
+        return Job(replay(self.store, self.id, runner=runner, name=name, new_id=job_id), self.store)
+
+    def branch(
+        self,
+        *,
+        step: int | None = None,
+        runner: str | None = None,
+        name: str | None = None,
+        job_id: str | None = None,
+        **params: Any,
+    ) -> Job:
+        """Start a job that goes on from a checkpoint of this one, with other parameters.
+
+        Args:
+            step: of which checkpoint, see :meth:`checkpoints`; without it the newest.
+            runner: another runner than the job had.
+            name: what people call the new job.
+            job_id: its id, if you have one.
+            **params: parameters of the job, with their new values.
+
+        Raises:
+            OptionError: the job has no parameter of that name.
+            CheckpointError: there is no checkpoint of that step; the message names the steps there are.
+        """
+        new_id = branch(self.store, self.id, params, step=step, runner=runner, name=name, new_id=job_id)
+        return Job(new_id, self.store)
 
     def kill(self) -> Status:
         """End the job's processes now; what it had not saved is lost.  Returns its state, STOPPED.

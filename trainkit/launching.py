@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit.attempts import begin
 from trainkit.errors import OptionError, did_you_mean
 from trainkit.job import Job
-from trainkit.paths import check_job_id, make_job_id
+from trainkit.paths import check_job_id, new_job_id
 from trainkit.placement import check_resources, suitable_runner
 from trainkit.record import Record, Resources, Status, to_jsonable
 from trainkit.runners import runner as find_runner
@@ -21,8 +20,6 @@ from trainkit.task import Task, describe
 
 #: Up to this size a table is read and checked before its job exists; it takes about half a second.
 CHECKED_BEFORE_BYTES = 50_000_000
-
-_random = random.SystemRandom()
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +195,7 @@ def launch(
     find_runner(runner)
     store = Store.at(root)
     created_at = time.time()
-    job_id = check_job_id(job_id) if job_id is not None else make_job_id(created_at, _random.getrandbits(32))
+    job_id = check_job_id(job_id) if job_id is not None else new_job_id(created_at)
     record = Record(
         job_id=job_id,
         name=str(name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ from trainkit.errors import JobIdError
 
 JOB_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}"
 _JOB_ID = re.compile(JOB_ID_PATTERN)
+#: Not the notebook's random numbers: those are its own, and may be seeded alike in two of them.
+_random = random.SystemRandom()
 
 
 def check_job_id(job_id: object) -> str:
@@ -42,6 +45,15 @@ def make_job_id(created_at: float, random_bits: int) -> str:
     'job_1760323520751_ff9dd5bf'
     """
     return f"job_{round(created_at * 1000)}_{random_bits & 0xFFFFFFFF:08x}"
+
+
+def new_job_id(created_at: float) -> str:
+    """Return an id for a new job, which no other has.
+
+    Args:
+        created_at: Unix seconds.
+    """
+    return make_job_id(created_at, _random.getrandbits(32))
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,20 @@ class JobPaths:
     def rank_end(self, rank: int) -> Path:
         """How a rank ended that did not come to its end; written by the rank, or by who saw it die."""
         return self.folder / f"rank-{rank}.end.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints that are kept beside those two."""
+        return self.folder / "checkpoints"
+
+    def checkpoint(self, step: int) -> Path:
+        """The kept checkpoint of a step."""
+        return self.checkpoints / f"{step}.pt"
+
+    @property
+    def plan(self) -> Path:
+        """The changes that a repeated or branched job makes by itself."""
+        return self.folder / "plan.json"
 
     @property
     def model(self) -> Path:

@@ -8,10 +8,12 @@ the cut are restored.  Leaving out any one of these changes the bits.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from trainkit.determinism import compute_state, plain_random_state, random_state, restore_random_state
+from trainkit.steering import Position
 
 Batch = TypeVar("Batch")
 
@@ -31,6 +33,7 @@ class Place:
         within_epoch: whether the code of an epoch is running.
         epochs: how many epochs the loop has, if there is one.
         steps_by_log: whether every logged line is a step, because no loop over batches tells of them.
+        wake_at: the step from which on something is to be done between two steps, infinity if nothing is.
     """
 
     def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None, world_size: int = 1) -> None:
@@ -40,10 +43,13 @@ class Place:
         self.within_epoch = False
         self.epochs: int | None = None
         self.steps_by_log = True
+        self.wake_at: float = math.inf
         self._keeps_random = keeps_random
         self._saved = dict(saved or {})
         self._world_size = world_size
+        self._came_with = saved["step"] if saved else None
         self._loop = 0  # which of the calls of `run.epochs` this is, from 1
+        self._part = 0  # which of the loops over batches within the epoch this is, from 1
         self._offset = 0  # batches begun in this epoch
         self._skip = 0  # batches of this epoch that an earlier attempt has done
         self._epoch_random: dict[str, Any] = {}  # as it was when the epoch began
@@ -51,6 +57,7 @@ class Place:
         if saved:
             self.step, self.epoch = saved["step"], saved["epoch"]
             self._skip = self._offset = saved["offset"]
+            self.steps_by_log = saved.get("steps_by_log", True)
 
     @property
     def epoch_to_tell(self) -> int:
@@ -61,6 +68,21 @@ class Place:
     def within_an_epoch_of_logs(self) -> bool:
         """Whether this is a step that only a logged line tells of, so that to come back its epoch is run again."""
         return self.steps_by_log and self.within_epoch
+
+    @property
+    def position(self) -> Position:
+        """The place as something to compare: a later place is greater, and repeated code comes by it again."""
+        return (self._loop, self.epoch, self._part, self.step)
+
+    @property
+    def going_back(self) -> bool:
+        """Whether an earlier attempt has done all that was done so far."""
+        return self.step == self._came_with
+
+    @property
+    def passing_over(self) -> bool:
+        """Whether the run is on its way back to where an earlier attempt was cut."""
+        return self._skip > 0
 
     def begin_loop(self) -> int | None:
         """Begin a loop over epochs; return its first epoch, from 0, or None if an earlier attempt has done it."""
@@ -74,6 +96,7 @@ class Place:
     def begin_epoch(self, epoch: int) -> None:
         """Be before the first batch of an epoch, or of what is left of it."""
         self.epoch = epoch
+        self._part = 0
         self._offset = self._skip
         self._restore("epoch_random" if self._skip else "random")
         self._epoch_random = random_state() if self._keeps_random else {}
@@ -87,6 +110,7 @@ class Place:
                 same place is another number of steps: the last whole one.
         """
         self.looping = True
+        self._part += 1
         before = self._saved.pop("world_size", self._world_size)
         if dealt and self._skip and before != self._world_size:
             self._skip = self._offset = self._skip * before // self._world_size
@@ -118,6 +142,7 @@ class Place:
             "epoch": self.epoch,
             "offset": self._offset,
             "loop": self._loop,
+            "steps_by_log": self.steps_by_log,
             "random": plain_random_state(random_state()) if self._keeps_random else {},
             "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
             "loader_random": self._loader_random,

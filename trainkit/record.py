@@ -161,7 +161,11 @@ class Best(msgspec.Struct, frozen=True):
 
 
 class CheckpointInfo(msgspec.Struct, frozen=True):
-    """The newest checkpoint: a path relative to the root, and what is needed to verify it."""
+    """The newest checkpoint: a path relative to the root, and what is needed to verify it.
+
+    ``reason`` is why it is kept longer than others: ``change`` (taken before a live change), ``best`` (the first
+    after the best value), or ``base`` (what a branch began from).
+    """
 
     path: str
     step: int | None = None
@@ -169,6 +173,14 @@ class CheckpointInfo(msgspec.Struct, frozen=True):
     size_bytes: int | None = None
     sha256: str | None = None
     saved_at: float | None = None
+    reason: str | None = None
+
+
+class Parent(msgspec.Struct, frozen=True):
+    """The job that this one repeats or branches off from, and the step after which it goes its own way."""
+
+    job_id: str
+    step: int = 0
 
 
 class Environment(msgspec.Struct, frozen=True):
@@ -254,6 +266,7 @@ class Record(msgspec.Struct, kw_only=True):
     resources: Resources = Resources()
     ranks: list[RankInfo] = []
     restarts: int = 0
+    parent: Parent | None = None
 
 
 # --- strict JSON ---------------------------------------------------------------------------------

@@ -101,8 +101,13 @@ class Recorder:
 
     # --- what the owner says ---------------------------------------------------------------------
 
-    def change(self, status: Status, **fields: Any) -> None:
+    def change(self, status: Status, *, told: Mapping[str, Any] | None = None, **fields: Any) -> None:
         """Bring the job into a new state, durably if the disk takes it, with an event.
+
+        Args:
+            status: the new state.
+            told: what the event tells besides.
+            **fields: fields of the record.
 
         Raises:
             StateError: the table of states does not allow it.
@@ -112,7 +117,7 @@ class Recorder:
             was = self.record.status
             self.record.status = status
             self._set(fields)
-            self.event("state", status=status, was=was, message=self.record.message)
+            self.event("state", status=status, was=was, message=self.record.message, **(told or {}))
             with self._surviving():
                 self._write(durable=True)
 
@@ -143,8 +148,8 @@ class Recorder:
         """Append an event.
 
         Args:
-            kind: ``state``, ``request``, ``change``, ``checkpoint``, ``warning``, or ``cleared`` when what was
-                warned of has passed.
+            kind: ``state``, ``request``, ``change``, ``checkpoint``, ``ending``, ``warning``, or ``cleared`` when
+                what was warned of has passed.
             **fields: what happened, as JSON can hold it.
         """
         self.before_refresh()

@@ -24,6 +24,7 @@ from trainkit.record import EndedBy, Phase
 from trainkit.recorder import Recorder
 from trainkit.scalars import taken
 from trainkit.sharding import shard
+from trainkit.steering import History, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +51,8 @@ class Run:
         *,
         resumed: Mapping[str, Any] | None = None,
         ranks: Ranks = ALONE,
+        history: History | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self._recorder = recorder
         self._put = recorder.pending.append
@@ -63,7 +66,15 @@ class Run:
         resumed = of_rank(resumed, ranks.rank, ranks.world_size) if resumed else None
         self._place = Place(keeps_random=own_process, saved=resumed, world_size=ranks.world_size)
         self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
-        self._boundary = Boundary(recorder, self.params, self._place, self.control, ranks)
+        self._boundary = Boundary(
+            recorder,
+            self.params,
+            self._place,
+            self.control,
+            ranks=ranks,
+            history=history or History([]),
+            plan=plan or Plan(),
+        )
         if resumed:
             self._go_on_from(resumed, own_process=own_process)
 
@@ -99,14 +110,14 @@ class Run:
         for epoch in range(first, count):
             self._place.begin_epoch(epoch + 1)
             self.control.agreement.meet(self.step)
-            if self.control.attention and self._boundary.attend():
+            if (self.control.attention or self.step >= self._place.wake_at) and self._boundary.attend():
                 return
             self._place.within_epoch = True
             yield epoch
             self._place.within_epoch = False
             self.control.agreement.meet(self.step)
             if self.control.ending == "finish":
-                self.control.noticed = True
+                self._boundary.notice_the_ending()
                 return
         # Nothing of this loop is left to be done again: a checkpoint says that the epoch after the last begins.
         # A stop that comes as late as this lets the job complete.
@@ -138,14 +149,14 @@ class Run:
         if length and self._place.epochs:
             self.total_steps = length * self._place.epochs
         self._place.steps_by_log = False
-        control, place, cadence = self.control, self._place, self._boundary.cadence
+        control, place = self.control, self._place
         agreement = control.agreement
         batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
         while True:
             if place.step >= agreement.at_step:
                 agreement.meet(place.step)
             # Before the next batch is fetched: fetching may draw random numbers.
-            if (control.attention or place.step >= cadence.step) and self._boundary.attend():
+            if (control.attention or place.step >= place.wake_at) and self._boundary.attend():
                 return
             try:
                 batch = next(batches)
@@ -196,7 +207,7 @@ class Run:
     def _step_of_a_bare_loop(self) -> None:
         if self._place.step >= self.control.agreement.at_step:
             self.control.agreement.meet(self._place.step)
-        if self.control.attention:
+        if self.control.attention or self._place.step >= self._place.wake_at:
             noticed = self.control.noticed
             if self._boundary.attend() and self._place.epochs is None and not noticed:
                 raise StopRun
@@ -226,7 +237,7 @@ class Run:
 
     def update_params(self, /, **params: Any) -> None:
         """Show parameters that were chosen by the code in the record, and in ``run.params``."""
-        self._boundary.change(params)
+        self._boundary.choose(params)
 
     def best(self, metric: str, mode: str = "min") -> None:
         """Say which metric tells the best step; without it ``val_loss``, if it is logged.
@@ -307,6 +318,9 @@ class Run:
             saved = self._saved_objects.get(name)
             if saved is not None:
                 (thing.load_state_dict if hasattr(thing, "load_state_dict") else thing.set_state)(saved)
+                if hasattr(thing, "param_groups"):
+                    # An earlier attempt has stepped; without this torch warns of a scheduler that steps first.
+                    thing._opt_called = True
 
     def checkpoint(self) -> None:
         """Save what is tracked, the random state and the place in the loops, at the end of the current step.
@@ -320,7 +334,9 @@ class Run:
         else:
             self.save_now()
 
-    def checkpoint_every(self, *, steps: int | None = None, seconds: float | None = None) -> None:
+    def checkpoint_every(
+        self, *, steps: int | None = None, seconds: float | None = None, keep: int | None = None
+    ) -> None:
         """Choose how often a checkpoint is taken by itself; without this every ten seconds.
 
         Whatever is chosen by time, checkpoints take no more than 3 % of the time.
@@ -328,11 +344,13 @@ class Run:
         Args:
             steps: after that many steps, besides.
             seconds: after that many seconds.
+            keep: how many to keep for ``job.branch``, beside the newest two; three unless chosen.  They are
+                spread over the whole run; those before live changes and the one at the best value go last.
 
         Raises:
             OptionError: a number that is not positive.
         """
-        self._boundary.cadence.choose(self.step, steps=steps, seconds=seconds)
+        self._boundary.choose_checkpoints(steps=steps, seconds=seconds, keep=keep)
 
     def save_now(self) -> None:
         """Save as :meth:`checkpoint` does, without waiting for the end of the step."""
@@ -352,7 +370,9 @@ class Run:
         Of several ranks each has to ask as often as the others.
         """
         self.control.agreement.meet(self.step)
-        self.control.noticed = self.control.noticed or self.control.ending is not None
+        if self.step >= self._place.wake_at:
+            self._boundary.come_to_a_planned_ending()
+        self._boundary.notice_the_ending()
         return self.control.ending is not None
 
     def end_early(self, reason: str, message: str = "") -> None:

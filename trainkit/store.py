@@ -271,7 +271,7 @@ class Store:
     def sweep(self, job_id: str) -> None:
         """Remove the temporary files that kills have left.  Only the owner may call this."""
         paths = self.paths(job_id)
-        for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp")):
+        for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp"), *paths.checkpoints.glob(".*.tmp")):
             remove_temporary(path)
 
     def delete(self, job_id: str) -> None:

@@ -21,7 +21,7 @@ import trainkit
 from trainkit.boundary import StopRun
 from trainkit.checkpoints import load_resume, save
 from trainkit.endings import Ending, error_info, failed, interrupted, put
-from trainkit.errors import CheckpointError, StoreError, TaskError
+from trainkit.errors import CheckpointError, RecordError, StoreError, TaskError
 from trainkit.locks import FileLock
 from trainkit.modelfile import exported
 from trainkit.orphans import die_with_parent
@@ -30,9 +30,10 @@ from trainkit.owners import this_process
 from trainkit.paths import JobPaths
 from trainkit.rankends import RankEndError, tell_rank_end
 from trainkit.ranks import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
-from trainkit.record import EndedBy, Environment, Phase, Record, Status
+from trainkit.record import EndedBy, Environment, Phase, Record, Status, to_jsonable
 from trainkit.recorder import Recorder, SilentRecorder
 from trainkit.run import Run
+from trainkit.steering import history_of, load_plan
 from trainkit.store import Store, write_atomically
 from trainkit.task import Task, dump_outcome, load_task
 from trainkit.watcher import Watcher
@@ -73,14 +74,20 @@ def work(
     Raises:
         RankEndError: a rank of several did not come to its end.
     """
+    paths = recorder.store.paths(recorder.record.job_id)
     try:
         resumed = checkpoint_of(recorder.store, recorder.record)
-    except CheckpointError as error:
+        plan = load_plan(paths.plan)
+    except (CheckpointError, RecordError) as error:
         outcome.error = error
         outcome.settled.set()
         recorder.close(failed(error, doing="it could not be resumed"))
         return
-    run = Run(recorder, recorder.record.params, resumed=resumed, ranks=ranks)
+    # Other ranks may already tell of this attempt; what it goes on from is in those before it.
+    history = history_of(paths.events, plan, before_attempt=recorder.record.attempt)
+    history.begin(resumed["changes"] if resumed and resumed.get("job_id") == recorder.record.job_id else 0)
+    run = Run(recorder, recorder.record.params, resumed=resumed, history=history, plan=plan, ranks=ranks)
+    task = Task(task.function, {**task.arguments, **plan.arguments})
     outcome.run = run
     recorder.on_request = run.control.receive
     if ranks.rank == 0:
@@ -90,6 +97,7 @@ def work(
     identity = this_process()
     recorder.change(
         Status.RUNNING,
+        told={"params": to_jsonable(run.params), "from_step": run.step, "changes": len(history.made)},
         phase=Phase.STARTING,
         message="",
         environment=Environment(python=platform.python_version(), trainkit=trainkit.__version__),
@@ -207,14 +215,15 @@ def _git_commit() -> str | None:
 
 
 def checkpoint_of(store: Store, record: Record) -> dict[str, Any] | None:
-    """Return what a resumed attempt goes on from; None for a first attempt.
+    """Return what a resumed attempt, or a branch, goes on from; None for a job from the start.
 
     Raises:
         CheckpointError: there is none that is whole.
     """
+    branched = record.parent is not None and record.parent.step > 0
     # One that was lost before its first checkpoint begins again.
     again = record.restarts > 0 and not record.resumable
-    return load_resume(store.paths(record.job_id))[0] if record.attempt > 1 and not again else None
+    return load_resume(store.paths(record.job_id))[0] if (record.attempt > 1 or branched) and not again else None
 
 
 def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import RunningServer
+from trainkit.job import Job
+from trainkit.launching import submit
 from trainkit.record import Status
 
 pytestmark = pytest.mark.usefixtures("server")
@@ -86,6 +88,48 @@ def test_a_thread_cannot_be_killed_a_process_can(server: RunningServer, start_jo
     process = start_job(runner="process")
     answer = server.post("api/train/kill", {"job_id": process.id})
     assert (answer.status, answer.json["status"]) == (200, "STOPPED")
+
+
+def test_a_job_is_repeated_and_branched(server: RunningServer, eventually: Any) -> None:
+    """Both answer 201 with where the new job is; what cannot be is refused with what can."""
+
+    def fit(run: Any, lr: float = 0.1) -> None:
+        run.track(settings=Settings())
+        run.checkpoint_every(steps=2)
+        for _ in run.epochs(1):
+            for _ in run.batches(range(6)):
+                run.log(lr=run.params.lr)
+
+    job = submit(fit, root=server.root)
+    assert job.wait(10) is Status.COMPLETED
+    found = server.get("api/train/checkpoints", job_id=job.id).json["checkpoints"]
+    steps = [each["step"] for each in found]
+    assert steps[-1] == 6
+    refused = server.post("api/train/branch", {"job_id": job.id, "step": 1})
+    assert (refused.status, refused.json["error"]["type"]) == (409, "CheckpointError")
+    assert f"it can be branched from: {steps[0]}, " in refused.json["error"]["message"]
+    assert server.post("api/train/branch", {"job_id": job.id, "params": {"lr": -1}}).status == 422
+    answers = [
+        server.post("api/train/replay", {"job_id": job.id}),
+        server.post("api/train/branch", {"job_id": job.id, "step": steps[0], "params": {"lr": 0.5}, "name": "b"}),
+    ]
+    for answer, parent, lr in zip(answers, ((job.id, 0), (job.id, steps[0])), (0.1, 0.5), strict=True):
+        assert answer.status == 201
+        child = Job(answer.json["job_id"], server.root)
+        assert child.wait(60) is Status.COMPLETED
+        assert child.record.parent is not None
+        assert (child.record.parent.job_id, child.record.parent.step) == parent
+        assert (child.record.step, child.record.metrics["lr"]) == (6, lr)
+
+
+class Settings:
+    """Something to track."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
 
 
 def test_jobs_of_a_folder_below_are_reached_by_its_path(

@@ -35,8 +35,12 @@ def test_every_route_of_the_issue_is_described() -> None:
     assert {(method.upper(), path) for path, methods in paths.items() for method in methods} == {
         ("GET", "/health"),
         ("POST", "/api/train"),
-        *(("GET", f"/api/train/{name}") for name in ("status", "jobs", "metrics", "logs", "events")),
+        *(
+            ("GET", f"/api/train/{name}")
+            for name in ("status", "jobs", "metrics", "logs", "events", "checkpoints")
+        ),
         *(("POST", f"/api/train/{name}") for name in ("stop", "finish", "pause", "resume", "kill", "set")),
+        *(("POST", f"/api/train/{name}") for name in ("replay", "branch")),
         ("DELETE", "/api/train/jobs/{job_id}"),
     }
 

@@ -2,7 +2,7 @@
 
 import click
 
-from trainkit.cli import driving, looking, serving, starting
+from trainkit.cli import driving, looking, repeating, serving, starting
 from trainkit.cli.group import cli
 
 WORDS: list[click.Command] = [
@@ -18,6 +18,9 @@ WORDS: list[click.Command] = [
     driving.resume,
     driving.kill,
     driving.set_,
+    repeating.checkpoints,
+    repeating.replay,
+    repeating.branch,
     serving.serve,
 ]
 for word in WORDS:

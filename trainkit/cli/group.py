@@ -55,12 +55,32 @@ def answers(command: Command) -> Command:
     return click.option("--root", type=root, help="Folder of the jobs, instead of the current one.")(command)
 
 
-def starts(command: Command) -> Command:
-    """Give a command what starting a job takes."""
+def _named(command: Command) -> Command:
     for option in (
         click.option("--job-id", help="The job's id; without it one is made."),
         click.option("--name", help="What the job is called."),
         click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
+    ):
+        command = option(command)
+    return command
+
+
+def repeats(command: Command) -> Command:
+    """Give a command what starting a job from another one takes."""
+    runner = click.option(
+        "--runner",
+        type=click.Choice(["process", "thread"]),
+        default="process",
+        show_default=True,
+        help="In a process of its own, which outlives this command; or in a thread of it.",
+    )
+    return runner(_named(command))
+
+
+def starts(command: Command) -> Command:
+    """Give a command what starting a job takes."""
+    command = _named(command)
+    for option in (
         click.option("--address", metavar="URL", help="Of a Ray cluster's dashboard, or: local."),
         click.option("--retries", type=int, default=0, help="Restarts when a process or its machine is lost."),
         click.option("--gpus-per-rank", type=int, default=0, help="GPUs that each rank needs."),
@@ -76,10 +96,11 @@ def starts(command: Command) -> Command:
     return command
 
 
-def _complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Return the ids that begin so, for the shell's completion."""
     from trainkit.store import Store
 
     return sorted(each for each in Store(ctx.params.get("root")).job_ids() if each.startswith(incomplete))
 
 
-job_id_argument = click.argument("job_id", metavar="[ID]", required=False, shell_complete=_complete_id)
+job_id_argument = click.argument("job_id", metavar="[ID]", required=False, shell_complete=complete_id)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 OWN = {"runner", "ranks", "gpus_per_rank", "retries", "address", "name", "job_id", "root"}
 
 
-def _start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool, then: str) -> int:
+def start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool, then: str) -> int:
     """Start a job and watch it.
 
     Args:
@@ -110,7 +110,7 @@ def train(
         return train(file, runner=where, name=name, job_id=job_id, root=root, **resources, **options)
 
     then = 'tk.load_model("{model}").predict(table)'
-    return _start(launch, runner=where, detach=detach, as_json=as_json, then=then)
+    return start(launch, runner=where, detach=detach, as_json=as_json, then=then)
 
 
 @click.command()
@@ -161,4 +161,4 @@ def submit(
 
         return submit(found, runner=where, name=name, job_id=job_id, root=root, **resources, **values)
 
-    return _start(launch, runner=where, detach=detach, as_json=as_json, then='tk.attach("{id}").model()')
+    return start(launch, runner=where, detach=detach, as_json=as_json, then='tk.attach("{id}").model()')

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
+from trainkit import repeating
 from trainkit.errors import OptionError
 from trainkit.job import Job
-from trainkit.server.messages import CommandAnswer, JobRequest, SetRequest
+from trainkit.params import FOLLOWED
+from trainkit.server.messages import (
+    BranchRequest,
+    CommandAnswer,
+    JobRequest,
+    ReplayRequest,
+    Reply,
+    SetRequest,
+)
 from trainkit.server.site import Site
 
 
@@ -53,12 +64,41 @@ def kill(site: Site, request: JobRequest) -> CommandAnswer:
 def set_params(site: Site, request: SetRequest) -> CommandAnswer:
     """Change parameters of a running job from its next step on."""
     job = _job(site, request)
-    for name in ("lr", "weight_decay"):  # these reach the optimizers; anything odd would end the training
-        value = request.params.get(name, 0.0)
-        if isinstance(value, (bool, str)) or not math.isfinite(value) or value < 0:
-            raise OptionError(f"{name}={value!r} is not allowed: expected a finite number >= 0")
+    _check_followed(request.params)
     job.set(**request.params)
     return _answer(job)
+
+
+def replay(site: Site, request: ReplayRequest) -> Reply:
+    """Run a job that is over once more, with every live change at its step, in a process."""
+    job = _job(site, request)
+    with site.launching:
+        site.refuse_one_more()
+        return _started(site, job.replay(runner="process", name=request.name))
+
+
+def branch(site: Site, request: BranchRequest) -> Reply:
+    """Go on from a checkpoint of a job in a new job, with other parameters, in a process."""
+    job = _job(site, request)
+    _check_followed(request.params)
+    with site.launching:
+        site.refuse_one_more()
+        new_id = repeating.branch(
+            job.store, job.id, request.params, step=request.step, runner="process", name=request.name
+        )
+        return _started(site, Job(new_id, job.store))
+
+
+def _started(site: Site, job: Job) -> Reply:
+    where = f"{site.base_url}api/train/status?job_id={job.id}"
+    return Reply(_answer(job), 201, {"Location": where})
+
+
+def _check_followed(params: Mapping[str, Any]) -> None:
+    for name in FOLLOWED:  # these reach the optimizers; anything odd would end the training
+        value = params.get(name, 0.0)
+        if isinstance(value, (bool, str)) or not math.isfinite(value) or value < 0:
+            raise OptionError(f"{name}={value!r} is not allowed: expected a finite number >= 0")
 
 
 def _job(site: Site, request: JobRequest) -> Job:

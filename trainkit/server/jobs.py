@@ -6,6 +6,7 @@ import contextlib
 
 from trainkit.errors import RecordError, UnknownJobError
 from trainkit.server.messages import (
+    CheckpointsAnswer,
     DeletedAnswer,
     JobRequest,
     JobsAnswer,
@@ -29,6 +30,12 @@ def list_jobs(site: Site, request: JobsRequest) -> JobsAnswer:
         with contextlib.suppress(UnknownJobError, RecordError):  # deleted since we looked
             page.append(store.observe(entry.job_id))
     return JobsAnswer(jobs=page, count=len(found))
+
+
+def checkpoints(site: Site, request: JobRequest) -> CheckpointsAnswer:
+    """Return the checkpoints that a job can be branched from."""
+    job = site.roots.job(site.roots.store(request.root), request.job_id)
+    return CheckpointsAnswer(checkpoints=job.checkpoints())
 
 
 def delete(site: Site, request: JobRequest) -> DeletedAnswer:

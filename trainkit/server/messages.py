@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from trainkit.paths import JOB_ID_PATTERN
-from trainkit.record import Record, Status
+from trainkit.record import CheckpointInfo, Record, Status
 from trainkit.tabular.options import TrainOptions
 
 JobId = Annotated[str, Meta(pattern=f"^{JOB_ID_PATTERN}$", description="The id of a job.")]
@@ -26,6 +26,7 @@ Offset = Annotated[int, Meta(ge=0, le=2**53, description="Bytes to pass over, as
 #: One line without control characters.
 Line = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Tail = Annotated[int, Meta(ge=0, le=100_000)]
+Params = dict[Annotated[str, Meta(min_length=1, max_length=200)], float | int | str | bool]
 TablePath = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
@@ -52,9 +53,25 @@ class SetRequest(JobRequest, kw_only=True, frozen=True):
     """Parameters to change while the job runs."""
 
     params: Annotated[
-        dict[Annotated[str, Meta(min_length=1, max_length=200)], float | int | str | bool],
+        Params,
         Meta(min_length=1, max_length=100, description='New values, for example {"lr": 0.0003}.'),
     ]
+
+
+class ReplayRequest(JobRequest, kw_only=True, frozen=True):
+    """A job to be run once more."""
+
+    name: Annotated[Line | None, Meta(description="What people call the new job.")] = None
+
+
+class BranchRequest(ReplayRequest, kw_only=True, frozen=True):
+    """A job to go on from, in a new job."""
+
+    step: Annotated[
+        Annotated[int, Meta(ge=0, le=2**53)] | None,
+        Meta(description="Of which checkpoint; without it the newest."),
+    ] = None
+    params: Annotated[Params, Meta(max_length=100, description="Parameters with new values.")] = {}
 
 
 class JobsRequest(Request, kw_only=True, frozen=True):
@@ -114,6 +131,12 @@ class CommandAnswer(Answer, kw_only=True):
     job_id: str
     status: Status
     message: str
+
+
+class CheckpointsAnswer(Answer, kw_only=True):
+    """The checkpoints that a job can be branched from, by step."""
+
+    checkpoints: list[CheckpointInfo]
 
 
 class DeletedAnswer(Answer, kw_only=True):

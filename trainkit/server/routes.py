@@ -5,6 +5,8 @@ from __future__ import annotations
 from trainkit.server import commands, jobs, launch, streams
 from trainkit.server.http import Route
 from trainkit.server.messages import (
+    BranchRequest,
+    CheckpointsAnswer,
     CommandAnswer,
     DeletedAnswer,
     JobRequest,
@@ -14,6 +16,7 @@ from trainkit.server.messages import (
     LogsRequest,
     MetricsAnswer,
     MetricsRequest,
+    ReplayRequest,
     SetRequest,
     StatusAnswer,
     TrainAnswer,
@@ -40,6 +43,25 @@ ROUTES = [
     Route("POST", "/api/train/resume", commands.resume, JobRequest, CommandAnswer, lane="ask"),
     Route("POST", "/api/train/kill", commands.kill, JobRequest, CommandAnswer, lane="ask"),
     Route("POST", "/api/train/set", commands.set_params, SetRequest, CommandAnswer, lane="ask"),
+    Route("GET", "/api/train/checkpoints", jobs.checkpoints, JobRequest, CheckpointsAnswer),
+    Route(
+        "POST",
+        "/api/train/replay",
+        commands.replay,
+        ReplayRequest,
+        CommandAnswer,
+        statuses=(201,),
+        lane="launch",
+    ),
+    Route(
+        "POST",
+        "/api/train/branch",
+        commands.branch,
+        BranchRequest,
+        CommandAnswer,
+        statuses=(201,),
+        lane="launch",
+    ),
     Route("GET", "/api/train/metrics", streams.metrics, MetricsRequest, MetricsAnswer),
     Route("GET", "/api/train/logs", streams.logs, LogsRequest, LogsAnswer),
 ]
