@@ -7,7 +7,7 @@ A column is read as something other than text only if **every** value is, exactl
 
 - whole number: ``-?(0|[1-9][0-9]*)``, within 64 bits (so 007, +5 and 0x10 are text);
 - number: a finite decimal literal without leading zeros; an integer beyond 2**53 only where
-  a float holds it exactly (``1e400``, ``nan`` and ``inf`` are text);
+  a float holds it exactly (``1e400``, ``1e-400``, ``nan`` and ``inf`` are text);
 - boolean: True, true, False, false;
 - date: ISO 8601, ``2020-02-29`` or ``2020-02-29 12:30[:15[.5]][Z|+01:00]``.
 
@@ -17,6 +17,7 @@ Blanks around a number or a date are allowed; in text they are kept.
 from __future__ import annotations
 
 import math
+import re
 from typing import cast
 
 import pyarrow as pa
@@ -24,10 +25,12 @@ import pyarrow.compute as pc
 
 INTEGER = r"^[ \t]*-?(0|[1-9][0-9]*)[ \t]*$"
 NUMBER = r"^[ \t]*-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t]*$"
+ZERO = r"^-?[0.]+([eE][-+]?[0-9]+)?$"
 BOOLEAN = r"^(True|true|False|false)$"
 CLOCK = r"[ T][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?(Z|[-+][0-9]{2}(:?[0-9]{2})?)?"
 DATE = rf"^[ \t]*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}({CLOCK})?[ \t]*$"
 SOME = 1000  # values that are looked at before all of them are
+TINY = re.compile(rb"[eE]-[0-9]{3}|0{200}")  # a text without it holds no number that a float takes for 0
 FLOAT_EXACT = 2.0**53  # above this, two neighbouring integers share one float
 
 
@@ -68,6 +71,18 @@ def is_inexact(column: pa.ChunkedArray) -> bool:
     return large or not math.isfinite(pc.sum(column).as_py())
 
 
+def dates(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Return the column as dates, or None where not every value is one; missing stays missing."""
+    present = texts.drop_null()
+    for part in (present.slice(0, 1), present):  # most columns of text are known by their first value
+        if len(part) == 0 or not pc.all(pc.match_substring_regex(part, DATE)).as_py():
+            return None
+    try:
+        return _dates(pc.utf8_trim_whitespace(texts))
+    except pa.ArrowInvalid:  # 30 February, an hour 25
+        return None
+
+
 def _integers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     return cast(pa.ChunkedArray, pc.cast(texts, pa.int64()))
 
@@ -76,6 +91,9 @@ def _numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     numbers = pc.cast(texts, pa.float64())
     if pc.any(pc.is_inf(numbers)).as_py():
         return None
+    zeros = pc.equal(numbers, 0.0)
+    if not pc.all(pc.match_substring_regex(texts.filter(zeros), ZERO), min_count=0).as_py():
+        return None  # 1e-400 is not nothing
     large = pc.greater_equal(pc.abs(numbers), FLOAT_EXACT)
     whole = pc.and_(large, pc.match_substring_regex(texts, INTEGER))
     for text, number in zip(texts.filter(whole).to_pylist(), numbers.filter(whole).to_pylist(), strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +24,8 @@ from trainkit.tabular.grammar import count, has_doubtful_numbers, in_parallel, i
 
 QUOTE, LF, CR = 34, 10, 13
 CHUNK = 1 << 20
+#: Bytes that Arrow parses at once, more where a row is longer.
+BLOCK_BYTES = 1 << 22
 NEWLINE = re.compile(rb"\r\n|\r|\n")
 STRAY_QUOTE = 'a quote inside an unquoted field; write the field as "5"" pipe", or pass quoting=False'
 AFTER_QUOTE = 'text after a closing quote; expected the delimiter or the end of the line, or "" for a quote'
@@ -98,8 +101,13 @@ class _Delimited:
 
         def is_doubtful(column: pa.ChunkedArray) -> bool:
             number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-            missing = self.quoted and pa.types.is_string(column.type) and self._has_quoted_missing(column)
-            return (doubtful and number) or missing or pa.types.is_time(column.type) or cells.is_inexact(column)
+            return (
+                (doubtful and number)
+                or pa.types.is_time(column.type)
+                or cells.is_inexact(column)
+                or self._shows_what_is_missing(column)
+                or self._may_hide_tiny_numbers(column)
+            )
 
         found = in_parallel(is_doubtful, table.columns)
         again = [name for name, redo in zip(self.names, found, strict=True) if redo]
@@ -110,24 +118,45 @@ class _Delimited:
         columns = zip(self.names, table.columns, strict=True)
         return pa.table({name: redone.get(name, column) for name, column in columns})
 
-    def _has_quoted_missing(self, column: pa.ChunkedArray) -> bool:
-        words = pa.array(["", *self.missing], pa.string())
-        return bool(pc.any(pc.is_in(column, value_set=words)).as_py())
+    def _shows_what_is_missing(self, column: pa.ChunkedArray) -> bool:
+        """Look for words for missing that Arrow took for values, since they were quoted or had blanks around."""
+        if pa.types.is_string(column.type):
+            words = ["", *self.missing] if self.quoted else self.missing
+            if not words:
+                return False
+            texts = pc.utf8_trim(column, " \t") if self.missing else column
+            return bool(pc.any(pc.is_in(texts, value_set=pa.array(words, pa.string()))).as_py())
+        for word in self.missing:
+            try:
+                value = pa.scalar(word, pa.string()).cast(column.type)
+            except pa.ArrowInvalid:  # such a column cannot hold it
+                continue
+            if pc.any(pc.equal(column, value)).as_py():
+                return True
+        return False
+
+    def _may_hide_tiny_numbers(self, column: pa.ChunkedArray) -> bool:
+        if not pa.types.is_floating(column.type) or not pc.any(pc.equal(column, 0.0)).as_py():
+            return False
+        return self._has_tiny_literals
+
+    @cached_property
+    def _has_tiny_literals(self) -> bool:
+        return cells.TINY.search(self.data) is not None
 
     def _meaning(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
-        for words in ([*self.missing], ["", *self.missing]):
-            there = pc.is_in(texts, value_set=pa.array(words, pa.string()))
-            column = cells.infer(pc.if_else(there, pa.scalar(None, pa.string()), texts))
-            if not pa.types.is_string(column.type):
-                break
-        else:
-            # Text after all: there a quoted empty field is an empty text, unless "" was named as missing.
-            there = pc.is_in(texts, value_set=pa.array([*self.missing], pa.string()))
-            column = pc.if_else(there, pa.scalar(None, pa.string()), texts)
-        return column
+        nothing, words = pa.scalar(None, pa.string()), pa.array(self.missing, pa.string())
+        named = pc.is_in(texts, value_set=words)
+        # In a column of numbers blanks around a value, and quotes around nothing, say nothing.
+        meant = pc.or_(pc.is_in(pc.utf8_trim(texts, " \t"), value_set=words), pc.equal(texts, ""))
+        column = cells.infer(pc.if_else(meant, nothing, texts))
+        if not pa.types.is_string(column.type):
+            return column
+        # Text after all: there a quoted empty field is an empty text, unless "" was named as missing.
+        return pc.if_else(named, nothing, texts)
 
     def _arrow(self, body: pa.Buffer, types: dict[str, pa.DataType], include: list[str] | None) -> pa.Table:
-        block = 1 << 22
+        block = BLOCK_BYTES
         while True:
             try:
                 return pyarrow.csv.read_csv(
@@ -169,7 +198,7 @@ class _Delimited:
         mark_byte = self.delimiter.encode()
         mark = re.escape(mark_byte)
         plain = rb'[^%s"\r\n]*' % mark if self.quoted else rb"[^%s\r\n]*" % mark
-        quoted = rb'"((?:[^"]|"")*)"' if self.quoted else rb"(?!)()"
+        quoted = rb'"([^"]*(?:""[^"]*)*)"' if self.quoted else rb"(?!)()"
         token = re.compile(rb"(?:" + quoted + rb"|(" + plain + rb"))(" + mark + rb"|\r\n|\r|\n|\Z)")
         position, line, start, fields = 0, 1, 1, cast(list[str], [])
         while position < stop:

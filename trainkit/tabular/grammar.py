@@ -46,7 +46,7 @@ def is_plain(text: pa.Buffer, delimiter: str, *, quoted: bool, exact_numbers: bo
     if delimiter not in KNOWN_DELIMITERS:
         return False
     pattern = _lines(delimiter, quoted, exact_numbers)
-    return all(in_parallel(lambda block: _matches(block, pattern), _blocks(text)))
+    return all(in_parallel(lambda block: _matches(block, pattern), blocks(text)))
 
 
 def has_doubtful_numbers(text: pa.Buffer, delimiter: str) -> bool:
@@ -56,7 +56,7 @@ def has_doubtful_numbers(text: pa.Buffer, delimiter: str) -> bool:
     (False, True)
     """
     pattern = rf'(?:\A|[{re.escape(delimiter)}"\r\n \t])(?:-?0[0-9xX]|\+)'
-    return any(in_parallel(lambda block: _matches(block, pattern), _blocks(text)))
+    return any(in_parallel(lambda block: _matches(block, pattern), blocks(text)))
 
 
 def count(text: Buffer, byte: int) -> int:
@@ -105,7 +105,7 @@ def _matches(block: pa.Buffer, pattern: str) -> bool:
     return bool(pc.match_substring_regex(value, pattern)[0].as_py())
 
 
-def _blocks(text: pa.Buffer) -> Iterator[pa.Buffer]:
+def blocks(text: pa.Buffer) -> Iterator[pa.Buffer]:
     """Cut text behind newlines, into parts of about :data:`BLOCK_BYTES`."""
     view = np.frombuffer(text, np.uint8)
     begin, size = 0, len(view)

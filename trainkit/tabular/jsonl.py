@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,15 @@ import pyarrow.json
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import count
+from trainkit.tabular.grammar import blocks, count, in_parallel
 
+#: Arrow parses recursively: some hundred thousand brackets, one within the other, end the process.
+DEEP = 10_000
+PROBES, PROBE_BYTES = 16, 1 << 14
+PLAUSIBLE_COLUMNS = 1_000
+MOST_VALUES = 2**28
+KEY = re.compile(rb'"((?:[^"\\\n]|\\.)*)"[ \t]*:')
+LINE_START = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
 KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
 
 
@@ -39,32 +47,113 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
         end -= 1
     data = data[:end]
     lines = count(data, ord("\n")) + 1
+    _refuse_scattered_keys(data, lines, file)
+    if _may_be_deep(data, lines):
+        return _line_by_line(bytes(data), file, missing)
     try:
-        options = pyarrow.json.ReadOptions(block_size=1 << 22)
-        table = pyarrow.json.read_json(pa.BufferReader(pa.py_buffer(data)), read_options=options)
+        table = _arrow(data)
     except pa.ArrowInvalid:
         return _line_by_line(bytes(data), file, missing)
     nested = any(pa.types.is_nested(field.type) for field in table.schema)
     if table.num_rows != lines or table.num_columns == 0 or nested or any(map(cells.is_inexact, table.columns)):
         return _line_by_line(bytes(data), file, missing)
+    if any(map(_has_zeros, table.columns)) and cells.TINY.search(data):
+        return _line_by_line(bytes(data), file, missing)
     if not all(name.strip() for name in table.column_names):
         return _line_by_line(bytes(data), file, missing)
     for position, name in enumerate(table.column_names):
         column = table.column(position)
-        if missing and pa.types.is_string(column.type):
-            table = table.set_column(position, name, _without(column, missing))
+        if pa.types.is_string(column.type):
+            table = table.set_column(position, name, _dates(_without(column, missing)))
     return table
 
 
+def _arrow(data: memoryview) -> pa.Table:
+    """Parse with Arrow; dates come as text, for Arrow's own forget their zones.
+
+    Each part is given to Arrow by itself: where kinds differ between the blocks of one call, Arrow 26 ends the
+    process (a segmentation fault) instead of raising.
+
+    Raises:
+        pa.ArrowInvalid: malformed, not one object per line, or kinds that mix.
+    """
+    parts = [part.to_pybytes() for part in blocks(pa.py_buffer(data))]
+    tables = in_parallel(lambda part: _arrow_part(part, pa.schema({})), parts)
+    kinds: dict[str, pa.DataType] = {}
+    for table in tables:
+        for field in table.schema:
+            kinds[field.name] = _common(kinds.get(field.name, pa.null()), field.type)
+    schema = pa.schema(kinds)
+
+    def with_all_columns(pair: tuple[bytes, pa.Table]) -> pa.Table:
+        return pair[1] if pair[1].schema == schema else _arrow_part(pair[0], schema)
+
+    return pa.concat_tables(in_parallel(with_all_columns, zip(parts, tables, strict=True)))
+
+
+def _arrow_part(part: bytes, schema: pa.Schema) -> pa.Table:
+    table = pyarrow.json.read_json(
+        pa.BufferReader(part),
+        read_options=pyarrow.json.ReadOptions(block_size=min(len(part) + 1, 2**31 - 1), use_threads=False),
+        parse_options=pyarrow.json.ParseOptions(explicit_schema=schema),
+    )
+    lines = part.count(b"\n") + (not part.endswith(b"\n"))
+    begun = part.count(b"\n{") + part.startswith(b"{")
+    # As many flat objects as lines, and a brace at the beginning of each: one object per line.
+    if not table.num_rows == lines == (begun if begun == lines else len(LINE_START.findall(part))):
+        raise pa.ArrowInvalid("not one object per line")
+    return table
+
+
+def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    one, other = (pa.string() if pa.types.is_temporal(each) else each for each in (one, other))
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if {one, other} == {pa.int64(), pa.float64()}:
+        return pa.float64()
+    raise pa.ArrowInvalid(f"{one} and {other} in one column")
+
+
+def _may_be_deep(data: memoryview, lines: int) -> bool:
+    """Whether a line has so many brackets that Arrow, which parses recursively, could run out of stack."""
+    if count(data, ord("[")) + count(data, ord("{")) - lines <= DEEP:
+        return False
+    return any(line.count(b"[") + line.count(b"{") > DEEP for line in bytes(data).split(b"\n"))
+
+
+def _refuse_scattered_keys(data: memoryview, lines: int, file: Path) -> None:
+    """Look into a file here and there: a table of lines with keys of their own would fill the memory."""
+    keys: set[bytes] = set()
+    for probe in range(PROBES):
+        start = probe * len(data) // PROBES
+        keys.update(KEY.findall(bytes(data[start : start + PROBE_BYTES])))
+    if len(keys) > PLAUSIBLE_COLUMNS and len(keys) * lines > MOST_VALUES:
+        raise TableError(
+            f"{file}: at least {len(keys):,} keys in {lines:,} lines, which makes a table of more than "
+            f"{MOST_VALUES:,} values, nearly all missing; expected the same keys in each line",
+            path=file,
+        )
+
+
+def _has_zeros(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_floating(column.type) and bool(pc.any(pc.equal(column, 0.0)).as_py())
+
+
 def _without(texts: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.ChunkedArray:
+    if not missing:
+        return texts
     there = pc.is_in(texts, value_set=pa.array(missing, pa.string()))
-    return _dates(pc.if_else(there, pa.scalar(None, pa.string()), texts))
+    return pc.if_else(there, pa.scalar(None, pa.string()), texts)
 
 
 def _dates(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """Dates are the only meaning that a JSON text can have besides itself: 007 in quotes was meant as text."""
-    column = cells.infer(texts)
-    return column if pa.types.is_timestamp(column.type) or pa.types.is_null(column.type) else texts
+    if texts.null_count == len(texts):
+        return pa.chunked_array([pa.nulls(len(texts))])
+    dates = cells.dates(texts)
+    return texts if dates is None else dates
 
 
 def _line_by_line(data: bytes, file: Path, missing: tuple[str, ...]) -> pa.Table:
@@ -127,6 +216,8 @@ def _parse_line(line: bytes, number: int, file: Path, last: bool) -> dict[str, A
         value = float(text)
         if math.isinf(value):
             raise _error(f"{text} is too large for a number; write it as text", file, number, None)
+        if value == 0 and text.lower().split("e")[0].strip("-0."):
+            raise _error(f"{text} is too near to zero for a number; write it as text", file, number, None)
         return value
 
     if not line.strip():

@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 
 from trainkit.errors import TableError
-from trainkit.tabular.delimited import line_of_record, parse_delimited
+from trainkit.tabular.delimited import NEWLINE, line_of_record, parse_delimited
 from trainkit.tabular.grammar import in_parallel
 from trainkit.tabular.jsonl import parse_json_lines
+from trainkit.tabular.parquet import parse_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ FORMATS = {
 }
 LIMIT_BYTES = 4 * 2**30
 SMALL_BYTES = 256 * 2**20
+PART_BYTES = 2**16
 BOMB_RATIO = 100  # text tables compress 3 to 20 times; gzip's own maximum is about 1030
 
 
@@ -64,8 +66,8 @@ def read_table(
         encoding: of a text file; a byte-order mark is understood.
         delimiter: one character between fields; else ``,`` in CSV and a tab in TSV.
         quoting: False takes ``"`` as any other character.
-        max_bytes: the largest uncompressed size accepted; else 4 GiB, and for compressed files no more than
-            256 MiB or 100 times the compressed size.
+        max_bytes: the largest uncompressed size accepted; else 4 GiB, and for compressed files (gzip, Parquet)
+            no more than 256 MiB or 100 times the compressed size.
 
     Returns:
         A DataFrame, (rows, columns).  Whole numbers are int64, or Int64 where some are missing (so that none
@@ -97,7 +99,7 @@ def read_table(
         )
     table: pa.Table
     if kind == "parquet":
-        table = _parse_parquet(raw, file, max_bytes or LIMIT_BYTES)
+        table = parse_parquet(raw, file, max_bytes or _unpacked_limit(len(raw)))
         del raw
         return to_frame(table)
     if len(raw) == 0:
@@ -213,43 +215,53 @@ def _read_bytes(file: Path, gzipped: bool, max_bytes: int | None) -> memoryview:
             )
         if gzipped:
             packed = opened.read(limit)
-            return memoryview(_inflate(packed, file, max_bytes or min(limit, max(SMALL_BYTES, BOMB_RATIO * size))))
+            return memoryview(_inflate(packed, file, max_bytes or _unpacked_limit(size)))
         # Arrow's memory, which is aligned and used again: filling it takes a third of the time of bytes.
         space = memoryview(pa.allocate_buffer(size)).cast("B")
         return space[: opened.readinto(space)]
 
 
+def _unpacked_limit(packed_bytes: int) -> int:
+    return min(LIMIT_BYTES, max(SMALL_BYTES, BOMB_RATIO * packed_bytes))
+
+
 def _inflate(packed: bytes, file: Path, limit: int) -> bytes:
     """Decompress gzip (one or several members) up to a limit.  Source of the format: RFC 1952."""
     out = bytearray()
-    rest = memoryview(packed)
-    while rest:
-        member = zlib.decompressobj(wbits=31)
-        try:
-            out += member.decompress(rest, limit - len(out) + 1)
-        except zlib.error as error:
-            raise TableError(f"{file} is not sound gzip ({error}); compress it again", path=file) from None
-        if len(out) > limit:
-            raise TableError(
-                f"{file} unpacks to more than {limit:,} bytes from {len(packed):,}; "
-                "if that is meant, raise the limit with max_bytes=",
-                path=file,
-            )
-        if not member.eof:
-            raise TableError(f"{file} is cut off: its gzip stream has no end; copy it again", path=file)
-        rest = memoryview(member.unused_data)
-        if rest and not any(rest):
-            break  # zero padding after the last member is allowed by gzip
+    member = zlib.decompressobj(wbits=31)
+    begun = False  # whether the member has had any bytes
+    # In small parts, for what is left over is copied each time: a file may have a million members.
+    for start in range(0, len(packed), PART_BYTES):
+        rest = packed[start : start + PART_BYTES]
+        while rest:
+            if not begun and not rest.strip(b"\0") and not packed[start + PART_BYTES :].strip(b"\0"):
+                return bytes(out)  # zeros after the last member are allowed by gzip
+            try:
+                out += member.decompress(rest, min(PART_BYTES, limit - len(out)) + 1)
+            except zlib.error as error:
+                raise TableError(f"{file} is not sound gzip ({error}); compress it again", path=file) from None
+            if len(out) > limit:
+                raise TableError(
+                    f"{file} unpacks to more than {limit:,} bytes from {len(packed):,}; "
+                    "if that is meant, raise the limit with max_bytes=",
+                    path=file,
+                )
+            rest, begun = member.unconsumed_tail, True
+            if member.eof:
+                rest, member, begun = member.unused_data, zlib.decompressobj(wbits=31), False
+    if begun:
+        raise TableError(f"{file} is cut off: its gzip stream has no end; copy it again", path=file)
     return bytes(out)
 
 
 def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
     """Return the text as UTF-8 bytes without byte-order mark, or name the first line that is not text."""
     octets = np.frombuffer(data, np.uint8)
-    if bytes(data[:2]) in (b"\xff\xfe", b"\xfe\xff") and encoding == "utf-8":
-        raise TableError(f"{file} looks like UTF-16; pass encoding='utf-16'", path=file, line=1)
+    plain = re.sub("[-_]", "", encoding.lower())
+    if bytes(data[:2]) in (b"\xff\xfe", b"\xfe\xff") and plain in ("utf8", "utf8sig"):
+        wide = "utf-32" if bytes(data[2:4]) == b"\0\0" else "utf-16"
+        raise TableError(f"{file} looks like {wide.upper()}; pass encoding={wide!r}", path=file, line=1)
     try:
-        plain = re.sub("[-_]", "", encoding.lower())
         if plain in ("utf8", "utf8sig"):
             if octets.max() >= 0x80:
                 str(data, "utf-8")
@@ -257,19 +269,26 @@ def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
             data = memoryview(str(data, encoding).encode("utf-8"))
             octets = np.frombuffer(data, np.uint8)
     except UnicodeDecodeError as error:
-        line = _line_at(octets, error.start)
+        line = _line_after(str(data[: error.start], encoding, "ignore"))
         raise TableError(
             f"{file}, line {line}: byte 0x{data[error.start]:02x} is not {encoding}; "
             "save the file as UTF-8 or pass encoding=, such as 'latin-1' or 'cp1252'",
             path=file,
             line=line,
         ) from None
-    except LookupError:
+    except UnicodeEncodeError as error:
+        line = _line_after(error.object[: error.start])
         raise TableError(
-            f"unknown encoding {encoding!r}; known are such as 'utf-8', 'latin-1', 'cp1252'"
+            f"{file}, line {line}: read as {encoding} it holds half a character; is it {encoding}?",
+            path=file,
+            line=line,
         ) from None
-    if octets.min() == 0:
-        line = _line_at(octets, int(np.argmin(octets)))
+    except (LookupError, ValueError):  # codecs of other kinds raise ValueError
+        raise TableError(
+            f"encoding={encoding!r} is no text encoding; known are such as 'utf-8', 'latin-1', 'cp1252'"
+        ) from None
+    if len(octets) and octets.min() == 0:
+        line = len(NEWLINE.findall(data[: int(np.argmin(octets))])) + 1
         raise TableError(
             f"{file}, line {line}: a zero byte, so this is no text table; "
             "a Parquet file by another name, or UTF-16 (encoding='utf-16')?",
@@ -279,50 +298,5 @@ def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
     return data[3:] if bytes(data[:3]) == b"\xef\xbb\xbf" else data
 
 
-def _line_at(octets: np.ndarray, offset: int) -> int:
-    return int(np.count_nonzero(octets[:offset] == ord("\n"))) + 1
-
-
-def _parse_parquet(raw: memoryview, file: Path, limit: int) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    try:
-        opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(raw)))
-        meta = opened.metadata
-        size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if size > limit:
-            raise TableError(
-                f"{file} unpacks to {size:,} bytes, the limit is {limit:,}; raise it with max_bytes=",
-                path=file,
-            )
-        names = opened.schema_arrow.names
-        _refuse_duplicates(names, file)
-        # pandas stores an unnamed index as a column of this name; it is not part of the table.
-        keep = [name for name in names if not re.fullmatch(r"__index_level_\d+__", name)]
-        table = opened.read(columns=keep).replace_schema_metadata(None)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, TableError):
-            raise
-        raise TableError(f"{file} is not a sound Parquet file: {error}", path=file) from error
-    for field in table.schema:
-        if (
-            pa.types.is_nested(field.type)
-            or pa.types.is_binary(field.type)
-            or pa.types.is_large_binary(field.type)
-        ):
-            raise TableError(
-                f"{file}, column {field.name!r}: holds {field.type}; expected numbers, texts, booleans or dates",
-                path=file,
-                column=field.name,
-            )
-    if table.num_columns == 0:
-        raise TableError(f"{file} has no columns", path=file)
-    return table
-
-
-def _refuse_duplicates(names: list[str], file: Path) -> None:
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise TableError(f"{file}: column {name!r} is there twice; rename one", path=file, column=name)
-        seen.add(name)
+def _line_after(text: str) -> int:
+    return len(NEWLINE.findall(text.encode("utf-8", "replace"))) + 1
