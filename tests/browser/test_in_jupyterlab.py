@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from trainkit.record import Record, Status
+from trainkit.record import Parent, Record, Status
 from trainkit.store import Store
 from trainkit.streams import tail
 
@@ -154,6 +154,7 @@ def many_jobs(root: Lab, count: int) -> None:
             metrics={"loss": number / 1000},
             progress=100.0,
             created_at=1_700_000_000.0 + number,
+            parent=Parent("many00770", 10) if number == 773 else None,
         )
         store.create(record).close()
         rows = [f'{{"attempt":1,"step":{step},"loss":{number + step}}}' for step in range(1, 30)]
@@ -173,10 +174,14 @@ def test_a_dashboard_with_a_thousand_jobs(notebook: Opened, lab: Lab) -> None:
     expect(board.locator(".tk-count")).to_contain_text("10 of")
     board.get_by_role("button", name="Name").click()
     expect(rows.first.locator(".tk-link")).to_have_text("sweep 770")
-    for name in ("sweep 770", "sweep 773"):
-        board.get_by_label(f"Select {name}", exact=True).check()
-    expect(board.locator(".tk-curves .tk-line-name")).to_have_text(["sweep 770", "sweep 773"])
+    board.get_by_label("Select sweep 773", exact=True).check()
+    board.get_by_role("button", name="Add the parent").click()  # sweep 773 is a branch of sweep 770
+    expect(board.locator(".tk-curves .tk-line-name")).to_have_text(["sweep 773", "sweep 770"])
     expect(board.locator(".tk-curves canvas")).to_have_count(1)
+    mark = board.locator(".tk-curves .tk-mark:visible").bounding_box()
+    assert mark is not None
+    nb.page.mouse.move(mark["x"] + 2, mark["y"] + 60)
+    expect(board.locator(".tk-tip:visible")).to_have_text("step 10sweep 773 branches off sweep 770")
     board.get_by_role("button", name="sweep 771").click()
     expect(board.locator(".tk-monitor .tk-name")).to_have_text("sweep 771")
     expect(board.locator(".tk-monitor canvas")).to_have_count(1)

@@ -14,7 +14,7 @@ import trainkit as tk
 from trainkit.endings import Ending
 from trainkit.panels.feed import MOST_POINTS, POINTS, JobFeed, Message
 from trainkit.panels.printed import Printed
-from trainkit.record import Best, CheckpointInfo, EndedBy, RankInfo, Record, Status
+from trainkit.record import Best, CheckpointInfo, EndedBy, Parent, RankInfo, Record, Status
 from trainkit.recorder import Recorder
 from trainkit.store import Store
 
@@ -277,6 +277,17 @@ def test_a_warning_that_has_passed_says_so(scene: Scene) -> None:
     ]
     scene.recorder.warn("the disk is nearly full again", cause="disk")
     assert [each["passed"] for each in scene.feed.full()[0]["card"]["warnings"]] == [False, False]
+
+
+@pytest.mark.parametrize(("step", "fact"), [(40, ("branch of", "old at step 40")), (0, ("repeats", "old"))])
+def test_a_child_says_of_which_job(scene: Scene, step: int, fact: tuple[str, str]) -> None:
+    """A branch names its parent and the step, a repetition the job that it repeats; also when that is deleted."""
+    scene.store.create(Record(job_id="parent", name="old", status=Status.COMPLETED)).close()
+    scene.recorder.note(parent=Parent("parent", step))
+    scene.recorder.write_now()
+    assert scene.feed.full()[0]["card"]["facts"][0] == fact
+    scene.store.delete("parent")
+    assert "gone" in JobFeed(scene.store, "scene").full()[0]["card"]["facts"][0][1]
 
 
 def test_ranks_stand_in_a_table(scene: Scene) -> None:

@@ -13,7 +13,7 @@ from trainkit.record import Record, Status
 from trainkit.store import Store
 
 #: What a row holds, in this order; the page gets the list, so that ten thousand rows stay small.
-COLUMNS = ("job_id", "name", "status", "progress", "where", "metrics", "created_at", "runner", "actions")
+COLUMNS = ("job_id", "name", "status", "progress", "where", "metrics", "created_at", "runner", "actions", "parent")
 Row = list[Any]
 
 
@@ -75,7 +75,7 @@ class Catalogue:
         except (RecordError, ValueError) as error:
             self._live.discard(job_id)
             created_at = self._seen[job_id][0] / 1e9
-            return [job_id, job_id, "UNREADABLE", 0.0, str(error), "", created_at, "", "delete"]
+            return [job_id, job_id, "UNREADABLE", 0.0, str(error), "", created_at, "", "delete", None]
         if record.status.terminal:
             self._live.discard(job_id)
         else:
@@ -87,7 +87,7 @@ def as_row(record: Record) -> Row:
     """Return a record as a row.
 
     >>> as_row(Record(job_id="a", name="fit", status=Status.STOPPED, step=5, metrics={"loss": 0.25}, runner="ray"))
-    ['a', 'fit', 'STOPPED', 0.0, 'step 5', 'loss 0.25', 0.0, 'ray', 'delete']
+    ['a', 'fit', 'STOPPED', 0.0, 'step 5', 'loss 0.25', 0.0, 'ray', 'delete', None]
     """
     failed = record.status is Status.FAILED and record.message
     numbers = list(view.paired(record.metrics))[:4]
@@ -104,4 +104,5 @@ def as_row(record: Record) -> Row:
         round(record.created_at, 1),
         record.runner or "",
         " ".join(asked),
+        None if record.parent is None else [record.parent.job_id, record.parent.step],
     ]

@@ -80,6 +80,7 @@ class JobFeed:
         self._memory: tuple[float, int | None] = (-_MEMORY_EVERY_S, None)
         self._heard: tuple[float | None, float] = (None, ticks())
         self._rivals: list[str] | None = None
+        self._parent_name: str | None = None
         self._happened = Happened(self.paths.events)
         self._controls = Controls()
 
@@ -180,6 +181,7 @@ class JobFeed:
             "checkpoint": record.checkpoint.path if record.checkpoint else "",
             "model": str(self.paths.model.relative_to(self.store.root)) if self.paths.model.exists() else "",
             "files": str(self.paths.folder.relative_to(self.store.root)),
+            "facts": [*self._descent(record), *seen.facts],
             "best": None,
             "silent_s": self._silent_s(record),
             "warnings": list(self._happened.warnings),
@@ -220,6 +222,22 @@ class JobFeed:
         self._sent[name] = points.count
         self._held[name] = self._held.get(name, 0) + packed["count"]
         return packed | {"total": points.count}
+
+    def _descent(self, record: Record) -> list[tuple[str, str]]:
+        """Of which job this one is a branch or a repetition."""
+        parent = record.parent
+        if parent is None:
+            return []
+        if self._parent_name is None:
+            try:
+                self._parent_name = view.clean(self.store.read(parent.job_id).name)
+            except (UnknownJobError, RecordError):
+                self._parent_name = "a job that is gone"
+        return [
+            ("branch of", f"{self._parent_name} at step {parent.step}")
+            if parent.step
+            else ("repeats", self._parent_name)
+        ]
 
     def _memory_bytes(self, record: Record) -> int | None:
         """The resident memory of the process that runs the job, if it is of this machine."""

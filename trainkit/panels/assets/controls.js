@@ -79,7 +79,9 @@ class ControlRow {
     this.slider.value = String(Math.round(toPlace(this.control, value)));
     fill(this.slider);
     this.slider.setAttribute("aria-valuetext", written(value));
-    if (document.activeElement !== this.field || this.field.value === "") this.field.value = written(value);
+    // What somebody is typing stays, and so does what was said of it.
+    if (document.activeElement === this.field && this.field.value !== "") return;
+    this.field.value = written(value);
     this.field.removeAttribute("aria-invalid");
   }
 

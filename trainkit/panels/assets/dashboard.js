@@ -6,7 +6,7 @@ const MOST_CURVES = 8;
 const LIVE = new Set(["QUEUED", "RUNNING", "PAUSED", "STOPPING"]);
 const STATES = ["RUNNING", "QUEUED", "PAUSED", "STOPPING", "COMPLETED", "STOPPED", "FAILED", "INTERRUPTED", "UNREADABLE"];
 // A row comes as a list, in the order of catalogue.COLUMNS.
-const [ID, NAME, STATUS, PROGRESS, WHERE, METRICS, CREATED, RUNNER, ACTIONS] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const [ID, NAME, STATUS, PROGRESS, WHERE, METRICS, CREATED, RUNNER, ACTIONS, PARENT] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
 
 const COLUMNS = [
   { key: STATUS, label: "State", css: "tk-c-state", compare: (a, b) => STATES.indexOf(a[STATUS]) - STATES.indexOf(b[STATUS]) },
@@ -159,18 +159,19 @@ class DashboardView {
     const box = h("input", { type: "checkbox", tabIndex: -1 });
     const name = h("button.tk-link", { type: "button", tabIndex: -1 });
     const id = h("span.tk-id", {});
+    const descent = h("span.tk-descent", { role: "img" }, icon("branch"));
     const bar = h("div.tk-bar-fill", {});
     const cells = {
       pick: h("div.tk-c-pick", { role: "gridcell" }, h("label.tk-pick", {}, box, h("span.tk-swatch", {}))),
       state: h("div.tk-c-state", { role: "gridcell" }),
-      name: h("div.tk-c-name", { role: "gridcell" }, name, id),
+      name: h("div.tk-c-name", { role: "gridcell" }, name, descent, id),
       progress: h("div.tk-c-progress", { role: "gridcell" }, h("div.tk-bar", {}, bar), h("span", {})),
       metrics: h("div.tk-c-metrics", { role: "gridcell" }),
       age: h("div.tk-c-age", { role: "gridcell" }),
       runner: h("div.tk-c-runner", { role: "gridcell" }),
     };
     const row = h("div.tk-tr", { role: "row" }, Object.values(cells));
-    const made = { row, box, name, id, bar, cells, job: null };
+    const made = { row, box, name, id, descent, bar, cells, job: null };
     box.addEventListener("change", () => this.pick(made.job, box.checked));
     name.addEventListener("click", () => this.open(made.job));
     this.sizer.append(row);
@@ -205,6 +206,9 @@ class DashboardView {
       say(made.name, row[NAME]);
       made.name.title = `${row[NAME]}\n${row[ID]}`;
       say(made.id, row[ID].slice(-4));
+      show(made.descent, Boolean(row[PARENT]));
+      made.descent.title = row[PARENT] ? this.descentOf(row) : "";
+      made.descent.setAttribute("aria-label", made.descent.title);
       const bar = cells.progress.firstChild;
       bar.className = `tk-bar tk-${row[STATUS].toLowerCase()}`;
       made.bar.style.transform = `scaleX(${Math.min(1, row[PROGRESS] / 100)})`;
@@ -235,12 +239,26 @@ class DashboardView {
     this.askCurves();
   }
 
+  descentOf(row) {
+    const [id, step] = row[PARENT];
+    const parent = this.rows.get(id)?.[NAME] ?? "a job that is gone";
+    return step ? `${row[NAME]} branches off ${parent} at step ${grouped(step)}` : `${row[NAME]} repeats ${parent}`;
+  }
+
+  // Jobs that the selected ones come from, and that are not selected yet.
+  parents() {
+    const found = [...this.selected].map((id) => this.rows.get(id)?.[PARENT]?.[0]).filter((id) => id && this.rows.has(id) && !this.selected.has(id));
+    return [...new Set(found)];
+  }
+
   drawSelection() {
     const chosen = [...this.selected].map((id) => this.rows.get(id)).filter(Boolean);
+    const parents = this.parents();
     const verbs = Object.keys(LABELS).filter((verb) => chosen.some((row) => row[ACTIONS].split(" ").includes(verb)));
-    rebuild(this.selection, [chosen.length, verbs], () => (chosen.length
+    rebuild(this.selection, [chosen.length, verbs, parents], () => (chosen.length
       ? [h("span.tk-chosen", {}, `${grouped(chosen.length)} selected`),
         h("button.tk-quiet", { type: "button", onclick: () => this.clear() }, "Clear"),
+        parents.length ? h("button.tk-quiet", { type: "button", onclick: () => parents.forEach((id) => this.pick(id, true)) }, icon("branch"), parents.length === 1 ? "Add the parent" : "Add the parents") : null,
         h("span.tk-grow", {}),
         h("div.tk-buttons", { role: "group", "aria-label": "Ask the selected jobs" }, verbs.map((verb) => h(`button.tk-button.tk-do-${verb}`, { type: "button", onclick: () => this.askAll(verb) }, LABELS[verb])))]
       : [h("span.tk-hint", {}, "Select jobs to compare their curves, stop, resume or delete them.")]));
@@ -297,6 +315,8 @@ class DashboardView {
     this.chart.title = content.metric;
     say(this.chart.element.querySelector(".tk-chart-title"), lines.length ? "" : content.metric ? "" : "The selected jobs have logged nothing");
     this.chart.setLines(lines);
+    this.chart.setMarks(this.slots.map((id) => this.rows.get(id)).filter((row) => row?.[PARENT]?.[1])
+      .map((row) => ({ step: row[PARENT][1], text: this.descentOf(row).replace(/ at step .*$/, "") })));
     this.chart.draw();
   }
 

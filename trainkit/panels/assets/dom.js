@@ -57,7 +57,7 @@ function rebuild(element, key, build) {
   const text = JSON.stringify(key);
   if (element.tkKey === text) return;
   element.tkKey = text;
-  element.replaceChildren(...build());
+  element.replaceChildren(...build().filter((child) => child !== null));
 }
 
 function readable(value) {
