@@ -43,6 +43,7 @@ class Boundary:
 
     Attributes:
         tracked: what a checkpoint holds, by name.
+        extras: what it holds besides, of ours.
         cadence: when a checkpoint is due by itself.
         device: where the run trains, once it is known.
     """
@@ -70,6 +71,7 @@ class Boundary:
         self._saved_at: Position | None = None
         self._best_saved = recorder.record.best
         self.tracked: dict[str, Any] = {}
+        self.extras: dict[str, Any] = {}
         self.cadence = Cadence()
         self.device: str | None = None
         self._plan_waking()
@@ -184,6 +186,7 @@ class Boundary:
             "position": list(self._place.position),
             "changes": len(self._history.made),
             "tracked": {name: _state_of(thing) for name, thing in self.tracked.items()},
+            "extras": {name: thing.state_dict() for name, thing in self.extras.items()},
             "params": to_jsonable(self._params),
             "ranks": own if len(own) > 1 else [],
         }

@@ -30,7 +30,7 @@ from trainkit.params import FOLLOWED
 from trainkit.record import CheckpointInfo, Record, Status, to_dict, to_jsonable
 from trainkit.repeating import branch, replay
 from trainkit.runners import runner
-from trainkit.runners.thread import outcome_of
+from trainkit.runners.thread import is_waited_for, outcome_of
 from trainkit.snapshot import Snapshot, take
 from trainkit.store import Store
 from trainkit.streams import tail
@@ -190,13 +190,19 @@ class Job:
         return None if record.status is Status.STOPPED else self._error(record)
 
     def add_done_callback(self, fn: Callable[[Job], object]) -> None:
-        """Call ``fn(job)`` in a thread of its own once the job has ended; at once if it has."""
+        """Call ``fn(job)`` in a thread of its own once the job has ended, however it did; at once if it has.
+
+        It is this process that calls, also for a job in another one; once this process is gone, nobody does.  What
+        ``fn`` raises is printed, and changes nothing in the job.
+        """
 
         def call_when_done() -> None:
             self.wait()
             fn(self)
 
-        threading.Thread(target=call_when_done, name=f"trainkit-done-{self.id}", daemon=True).start()
+        # Where a script waits for its job before it exits, it waits for what should follow.
+        daemon = not is_waited_for(self.store, self.record)
+        threading.Thread(target=call_when_done, name=f"trainkit-done-{self.id}", daemon=daemon).start()
 
     def __await__(self) -> Generator[Any, None, Any]:
         """``await job`` is :meth:`result` without blocking the event loop."""

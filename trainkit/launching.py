@@ -13,10 +13,11 @@ from trainkit.errors import OptionError, did_you_mean
 from trainkit.job import Job
 from trainkit.paths import check_job_id, new_job_id
 from trainkit.placement import check_resources, suitable_runner
-from trainkit.record import Record, Resources, Status, to_jsonable
+from trainkit.record import Limits, Record, Resources, Status, to_jsonable
 from trainkit.runners import runner as find_runner
 from trainkit.store import Store
 from trainkit.task import Task, describe
+from trainkit.units import seconds
 
 #: Up to this size a table is read and checked before its job exists; it takes about half a second.
 CHECKED_BEFORE_BYTES = 50_000_000
@@ -37,6 +38,9 @@ def submit(
     name: str | None = None,
     job_id: str | None = None,
     root: Store | str | Path | None = None,
+    max_time: float | str | None = None,
+    patience: int | None = None,
+    on_done: Callable[[Job], object] | None = None,
     **params: Any,
 ) -> Job:
     """Start ``function(run, **params)`` in the background and return at once.
@@ -53,11 +57,18 @@ def submit(
         name: what people call the job; without it the function's name.
         job_id: the job's id, if you have one; it must not be taken.
         root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
-        **params: the function's other arguments; they are in the record, and live in ``run.params``.
+        max_time: for how long the job may run: seconds, or ``"30min"``, ``"2h"``.  Then it finishes after its step
+            and completes with what it has.  Attempts add up; pauses and the queue do not count.
+        patience: end after so many epochs without a better value of the metric that ``run.best`` names, or
+            ``val_loss``.  The last value in an epoch counts; without ``run.epochs``, every value.
+        on_done: called with the job, in a thread of its own in this process, when it has ended, however it did.
+            Where this process is gone by then, nobody calls it.
+        **params: the function's other arguments; they are in the record, and live in ``run.params``.  One that is
+            named ``max_time``, ``patience`` or ``on_done`` is the function's, and no option of the job.
 
     Raises:
-        OptionError: no such runner, one that cannot do what is asked for, or parameters that the function does
-            not take.
+        OptionError: no such runner, one that cannot do what is asked for, an option out of its range, or
+            parameters that the function does not take.
         RunnerError: the cluster cannot be reached.
         MissingExtraError: the ``ray`` extra is not installed.
         JobIdError, JobExistsError: the id cannot be used.
@@ -74,6 +85,10 @@ def submit(
     if not callable(function):
         raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")
     resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
+    options: dict[str, Any] = {"max_time": max_time, "patience": patience, "on_done": on_done}
+    for option in options.keys() & _named(function):
+        if (value := options.pop(option)) is not None:
+            params[option] = value
     arguments = _bound(function, params)
     return launch(
         Task(function, arguments),
@@ -83,6 +98,7 @@ def submit(
         name=name or describe(function),
         job_id=job_id,
         root=root,
+        **options,
     )
 
 
@@ -98,6 +114,8 @@ def train(
     name: str | None = None,
     job_id: str | None = None,
     root: Store | str | Path | None = None,
+    max_time: float | str | None = None,
+    on_done: Callable[[Job], object] | None = None,
     **options: Any,
 ) -> Job:
     """Train a network on a table in the background and return at once.
@@ -118,6 +136,8 @@ def train(
         name: what people call the job; without it the file's name.
         job_id: the job's id, if you have one; it must not be taken.
         root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
+        max_time: for how long the job may run, as for :func:`submit`.
+        on_done: called with the job when it has ended, as for :func:`submit`.
         **options: see :class:`~trainkit.tabular.options.TrainOptions`; what is left out is chosen from the
             data, and shown in the record.
 
@@ -160,6 +180,8 @@ def train(
         job_id=job_id,
         root=root,
         message=message,
+        max_time=max_time,
+        on_done=on_done,
     )
 
 
@@ -179,6 +201,9 @@ def launch(
     root: Store | str | Path | None,
     resources: Resources = Resources(),  # noqa: B008 - it is frozen
     message: str = "",
+    max_time: float | str | None = None,
+    patience: int | None = None,
+    on_done: Callable[[Job], object] | None = None,
 ) -> Job:
     """Make a job's files and hand it to a runner; on any failure nothing is left behind.
 
@@ -191,8 +216,15 @@ def launch(
         root: where the files go.
         resources: what it should run on.
         message: the record's first message.
+        max_time, patience, on_done: see :func:`submit`.
+
+    Raises:
+        OptionError: an option is out of its range.
     """
     find_runner(runner)
+    limits = _limits(max_time, patience)
+    if on_done is not None and not callable(on_done):
+        raise OptionError(f"on_done={on_done!r:.80}: expected a function that takes the job")
     store = Store.at(root)
     created_at = time.time()
     job_id = check_job_id(job_id) if job_id is not None else new_job_id(created_at)
@@ -207,9 +239,35 @@ def launch(
         created_at=created_at,
         updated_at=created_at,
         heartbeat_at=created_at,
+        limits=limits,
     )
     begin(store, record, task)
-    return Job.of(record, store)
+    job = Job.of(record, store)
+    if on_done is not None:
+        job.add_done_callback(on_done)
+    return job
+
+
+def _limits(max_time: object, patience: object) -> Limits:
+    """Check when a job should end by itself.
+
+    Raises:
+        OptionError: not a time above 0, or not a whole number from 1 on.
+    """
+    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        raise OptionError(f"patience={patience!r}: expected a whole number of epochs from 1 on")
+    return Limits(
+        max_time_s=None if max_time is None else seconds(max_time, name="max_time"),
+        patience=patience,
+    )
+
+
+def _named(function: Callable[..., Any]) -> set[str]:
+    """Return the names of a function's own parameters, as far as it tells."""
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # a built-in that does not tell
+        return set()
 
 
 def _bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -227,6 +227,17 @@ class RankInfo(msgspec.Struct, frozen=True):
     loading_share: float | None = None
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """When a job should end by itself.
+
+    ``max_time_s`` is for how long it may run, over all attempts, without pauses and the queue; ``patience`` is how
+    many epochs may pass without a better value of the watched metric.
+    """
+
+    max_time_s: float | None = None
+    patience: int | None = None
+
+
 class Record(msgspec.Struct, kw_only=True):
     """One job as its record file tells it.  Times are Unix seconds; ``progress`` goes from 0 to 100."""
 
@@ -267,6 +278,8 @@ class Record(msgspec.Struct, kw_only=True):
     ranks: list[RankInfo] = []
     restarts: int = 0
     parent: Parent | None = None
+    limits: Limits = Limits()
+    run_for_s: float = 0.0
 
 
 # --- strict JSON ---------------------------------------------------------------------------------

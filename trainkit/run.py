@@ -25,6 +25,7 @@ from trainkit.recorder import Recorder
 from trainkit.scalars import taken
 from trainkit.sharding import shard
 from trainkit.steering import History, Plan
+from trainkit.stopping import Patience
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,11 +76,24 @@ class Run:
             history=history or History([]),
             plan=plan or Plan(),
         )
+        self._patience: Patience | None = None
+        if (patience := recorder.record.limits.patience) is not None and ranks.rank == 0:
+            self._patience = Patience(
+                self._put,
+                patience,
+                watched=lambda: recorder.watched,
+                end=lambda told: self.end_early(EndedBy.EARLY_STOPPING, told),
+            )
+            self._put = self._patience.put
+            self._boundary.extras["patience"] = self._patience
         if resumed:
             self._go_on_from(resumed, own_process=own_process)
 
     def _go_on_from(self, saved: Mapping[str, Any], *, own_process: bool) -> None:
         self.params.update(saved["params"])
+        for name, state in saved.get("extras", {}).items():
+            if name in self._boundary.extras:
+                self._boundary.extras[name].load_state_dict(state)
         doubt = "resumed, but it may not repeat exactly: "
         if not own_process:
             self.warn(doubt + "in a thread random numbers are the notebook's own; runner='process' has its own")
@@ -115,6 +129,8 @@ class Run:
             self._place.within_epoch = True
             yield epoch
             self._place.within_epoch = False
+            if self._patience is not None and (fault := self._patience.end_epoch(epoch)) is not None:
+                self._recorder.warn(fault, cause="patience")
             self.control.agreement.meet(self.step)
             if self.control.ending == "finish":
                 self._boundary.notice_the_ending()

@@ -7,7 +7,6 @@ nothing does not read the next warning.
 from __future__ import annotations
 
 import math
-import statistics
 from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -87,7 +86,7 @@ class Growth:
             return False
         if min(self._first) <= 0:
             return False  # what passes through zero has no scale
-        self.now = statistics.median(self._last)
+        self.now = sorted(self._last)[len(self._last) // 2]  # the module statistics takes long to import
         # Back to a fifth of the limit before it counts as over, so that a value near the limit does not flicker.
         limit = self.factor * max(self._first)
         self._large = self.now > (limit / 5 if self._large else limit)

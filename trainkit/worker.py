@@ -36,6 +36,8 @@ from trainkit.run import Run
 from trainkit.steering import history_of, load_plan
 from trainkit.store import Store, write_atomically
 from trainkit.task import Task, dump_outcome, load_task
+from trainkit.timelimit import TimeLimit
+from trainkit.units import duration
 from trainkit.watcher import Watcher
 
 
@@ -93,7 +95,14 @@ def work(
     if ranks.rank == 0:
         recorder.before_refresh = run.report
     watcher = Watcher(recorder)
-    recorder.on_metrics, recorder.on_round = watcher.hear, watcher.look
+    limit = TimeLimit(recorder, run.control)
+
+    def look(now: float, late_s: float) -> None:
+        if ranks.rank == 0:
+            limit.look(now)
+        watcher.look(now, late_s)
+
+    recorder.on_metrics, recorder.on_round = watcher.hear, look
     identity = this_process()
     recorder.change(
         Status.RUNNING,
@@ -118,6 +127,7 @@ def work(
         run.control.close()
         outcome.settled.set()
     keep_outcome(outcome)
+    limit.note()
     recorder.close(ending)
 
 
@@ -151,14 +161,20 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
     if stopped and run.control.ended_by is EndedBy.LOST:
         saved = "; what it had is saved" if run.tracked else ""
         return Ending(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
+    ended_by, message = run.control.ended_by, recorder.record.message
+    timed_out = ended_by is EndedBy.TIME_LIMIT and recorder.record.status is Status.STOPPING
+    limit = f"its time limit of {duration(recorder.record.limits.max_time_s or 0)}"
     if stopped and not (run.finishing and usable):
-        return Ending(Status.STOPPED, EndedBy.USER, "stopped on request" + ("; model saved" if usable else ""))
-    message = recorder.record.message
-    if run.control.ended_by is EndedBy.USER:
-        message = "finished early on request" if run.finishing else "ran to its end before the request took effect"
-    ended_by = (
-        EndedBy.EPOCHS if run.control.ended_by is EndedBy.USER and not run.finishing else run.control.ended_by
-    )
+        if ended_by is EndedBy.USER or timed_out:
+            message = f"stopped by {limit}" if timed_out else "stopped on request"
+        return Ending(Status.STOPPED, ended_by, message + ("; model saved" if usable else ""))
+    if ended_by is EndedBy.USER or timed_out:
+        if not run.finishing:
+            ended_by, message = EndedBy.EPOCHS, "ran to its end before the request took effect"
+            if timed_out:
+                message = f"ran to its end when {limit} was reached"
+        else:
+            message = f"finished by {limit}" if timed_out else "finished early on request"
     return Ending(Status.COMPLETED, ended_by, message)
 
 

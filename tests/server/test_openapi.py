@@ -25,7 +25,7 @@ def test_the_options_are_those_of_python() -> None:
     options = schemas["TrainRequest"]["properties"]
     python = msgspec.json.schema_components([TrainOptions])[1]["TrainOptions"]["properties"]
     assert python.items() <= options.items()
-    assert set(options) - set(python) == {"data", "dataset", "name", "idempotency_key", "root"}
+    assert set(options) - set(python) == {"data", "dataset", "name", "idempotency_key", "max_time", "root"}
     assert schemas["TrainRequest"]["additionalProperties"] is False
 
 

@@ -59,6 +59,11 @@ def _named(command: Command) -> Command:
     for option in (
         click.option("--job-id", help="The job's id; without it one is made."),
         click.option("--name", help="What the job is called."),
+        click.option(
+            "--max-time",
+            metavar="TIME",
+            help="For how long it may run, such as 90s, 30min or 2h; then it finishes.",
+        ),
         click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
     ):
         command = option(command)

@@ -78,6 +78,7 @@ def train(
     detach: bool,
     name: str | None,
     job_id: str | None,
+    max_time: str | None,
     root: str | None,
     as_json: bool,
     **given: str | None,
@@ -107,7 +108,9 @@ def train(
     def launch() -> Job:
         from trainkit.launching import train
 
-        return train(file, runner=where, name=name, job_id=job_id, root=root, **resources, **options)
+        return train(
+            file, runner=where, name=name, job_id=job_id, root=root, max_time=max_time, **resources, **options
+        )
 
     then = 'tk.load_model("{model}").predict(table)'
     return start(launch, runner=where, detach=detach, as_json=as_json, then=then)
@@ -116,11 +119,15 @@ def train(
 @click.command()
 @click.argument("function", metavar="MODULE:FUNCTION")
 @click.argument("parameters", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option(
+    "--patience", type=click.IntRange(min=1), metavar="N", help="Epochs without improvement before it ends."
+)
 @starts
 @answers
 def submit(
     function: str,
     parameters: tuple[str, ...],
+    patience: int | None,
     runner: str | None,
     ranks: int,
     gpus_per_rank: int,
@@ -129,6 +136,7 @@ def submit(
     detach: bool,
     name: str | None,
     job_id: str | None,
+    max_time: str | None,
     root: str | None,
     as_json: bool,
 ) -> int:
@@ -147,6 +155,8 @@ def submit(
     if own := sorted(OWN & values.keys()):
         raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
     found = find_function(function)
+    limits = {"max_time": max_time, "patience": patience}
+    values |= {option: value for option, value in limits.items() if value is not None}
 
     where = runner or ("process" if address is None else "ray")
     resources: dict[str, Any] = {

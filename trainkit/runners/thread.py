@@ -86,6 +86,11 @@ def outcome_of(store: Store, record: Record) -> Outcome | None:
     return _outcomes.get(_key(store, record))
 
 
+def is_waited_for(store: Store, record: Record) -> bool:
+    """Whether this interpreter runs the job and, when it ends, waits for it."""
+    return outcome_of(store, record) is not None and not _interactive()
+
+
 def _key(store: Store, record: Record) -> str:
     return f"{store.root}:{record.job_id}:{record.attempt}"
 

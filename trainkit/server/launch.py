@@ -115,7 +115,15 @@ def _start(site: Site, store: Store, request: TrainRequest, data: Path | None, j
     site.refuse_one_more()
     given = {each.name: value for each in _OPTIONS if (value := getattr(request, each.name)) != each.default}
     try:
-        return launching.train(data, runner="process", name=request.name, job_id=job_id, root=store, **given)
+        return launching.train(
+            data,
+            runner="process",
+            name=request.name,
+            job_id=job_id,
+            root=store,
+            max_time=request.max_time,
+            **given,
+        )
     except JobExistsError:
         if job_id is None:
             raise

@@ -217,3 +217,7 @@ class TrainRequest(TrainOptions, kw_only=True, frozen=True, forbid_unknown_field
         Line | None, Meta(description="A request that is sent again with the same key starts no second job.")
     ] = None
     root: Root | None = None
+    max_time: Annotated[
+        float | Line | None,
+        Meta(description="For how long it may run: seconds, or a text such as 30min or 2h. Then it finishes."),
+    ] = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
+from trainkit.stopping import EarlyStopping
 from trainkit.tabular.columns import as_numbers, as_words, named_columns
 from trainkit.tabular.features import learn
 from trainkit.tabular.feeding import Batches, split
@@ -165,40 +165,6 @@ def one_cycle(done: float) -> float:
     if done < WARM_UP:
         return 0.04 + 0.96 * done / WARM_UP
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP))))
-
-
-class EarlyStopping:
-    """Knows the best epoch so far, and when to give up.
-
-    >>> stopping = EarlyStopping(patience=2)
-    >>> [stopping.is_best(loss, epoch) for epoch, loss in enumerate([3.0, 2.0, 2.5])]
-    [True, True, False]
-    >>> stopping.is_over(2), stopping.is_over(3)
-    (False, True)
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.best_loss, self.best_epoch = math.inf, -1
-
-    def is_best(self, loss: float, epoch: int) -> bool:
-        """Take note of an epoch's validation loss, and tell whether it is the lowest."""
-        if not loss < self.best_loss:
-            return False
-        self.best_loss, self.best_epoch = loss, epoch
-        return True
-
-    def is_over(self, epoch: int) -> bool:
-        """Tell whether the last improvement is ``patience`` epochs ago."""
-        return epoch - self.best_epoch >= self.patience
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {"best_loss": self.best_loss, "best_epoch": self.best_epoch}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what :meth:`state_dict` gave."""
-        self.best_loss, self.best_epoch = state["best_loss"], state["best_epoch"]
 
 
 Rows = tuple[Tensor, Tensor, Tensor]
