@@ -6,14 +6,14 @@ To add one, write the module and name it in :data:`RUNNERS` and in the contract 
 from __future__ import annotations
 
 import importlib
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from trainkit.errors import OptionError, did_you_mean
-from trainkit.locks import FileLock
-from trainkit.record import Record
-from trainkit.slots import Ticket
-from trainkit.store import Handle, Store
-from trainkit.task import Task
+if TYPE_CHECKING:  # a starter imports this package, and nothing that takes time
+    from trainkit.locks import FileLock
+    from trainkit.record import Record
+    from trainkit.slots import Ticket
+    from trainkit.store import Handle, Store
+    from trainkit.task import Task
 
 #: The name that users type, and the module.
 RUNNERS = {"thread": "trainkit.runners.thread", "process": "trainkit.runners.process"}
@@ -59,6 +59,8 @@ def runner(name: str) -> Runner:
         OptionError: there is none of that name.
     """
     if name not in RUNNERS:
+        from trainkit.errors import OptionError, did_you_mean
+
         allowed = ", ".join(map(repr, RUNNERS))
         raise OptionError(f"runner={name!r} is not known{did_you_mean(str(name), RUNNERS)}; runners: {allowed}")
     return cast("Runner", importlib.import_module(RUNNERS[name]))

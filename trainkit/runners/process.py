@@ -1,7 +1,8 @@
 """Runs a job in a fresh interpreter of its own session: survives the kernel, can be killed, needs pickling.
 
 The kernel is never forked.  It starts a supervisor, which holds the owner's lock from its first instant
-because the descriptor is handed to it, and which starts the worker when it is the job's turn.
+because the descriptor is handed to it, and its worker: at once if it is the job's turn, so that both get ready
+side by side, else when it is.  :mod:`trainkit.runners.spare` may have had both ready before.
 """
 
 from __future__ import annotations
@@ -9,17 +10,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from typing import IO
 
 import psutil
 
 from trainkit.errors import OptionError, RunnerError
+from trainkit.handover import Errand, send
 from trainkit.locks import FileLock
 from trainkit.owners import is_running
 from trainkit.record import Record
-from trainkit.slots import Ticket
+from trainkit.runners import spare
+from trainkit.runners.spare import Supervisor
+from trainkit.slots import Ticket, job_limit
 from trainkit.store import Handle, Store, write_atomically
 from trainkit.task import Task, dump_task
 
@@ -57,21 +64,56 @@ def submit(
     if task is not None:
         write_atomically(paths.task, dump_task(task), durable=False)
     store.write_handle(record.job_id, handle)
-    arguments = (store.root, record.job_id, lock.fd, ticket.fd, ticket.path)
+    environment = _environment()
+    may_run = record.resources.ranks == 1 and not ticket.try_start(job_limit())
     with open(paths.output, "ab") as output:
-        supervisor = subprocess.Popen(
-            [sys.executable, "-m", "trainkit.runners.supervisor", *map(str, arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=(lock.fd, ticket.fd),
-            env=_environment(),
-        )
+        errand = Errand(str(store.root), record.job_id, str(ticket.path), lock.fd, ticket.fd, output.fileno())
+        supervisor = _sent(spare.take(environment), errand) if may_run else None
+        if supervisor is None:
+            supervisor = _sent(_start("now" if may_run else "later", environment, output), errand)
+        if supervisor is None:
+            raise RunnerError(f"the job's process could not be started; {paths.output} may tell why")
     lock.close()
     ticket.hand_over()
     # Reaps the supervisor when it has ended; as long as this process lives, nobody else can.
     threading.Thread(target=supervisor.wait, name=f"trainkit-reap-{record.job_id}", daemon=True).start()
+    spare.prepare_when_idle(prepare)
+
+
+def prepare() -> bool:
+    """Have a worker in reserve, so that the next process job starts at once; return whether there is room."""
+    environment = _environment()
+    return spare.prepare(lambda: _start("spare", environment, subprocess.DEVNULL), environment)
+
+
+def _start(how: str, environment: Mapping[str, str], output: int | IO[bytes]) -> Supervisor:
+    """Start a supervisor that waits for its job; :mod:`trainkit.runners.starter` tells how."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "trainkit.runners.starter", str(theirs.fileno()), how],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=(theirs.fileno(),),
+            env=environment,
+        )
+    return Supervisor(started, ours)
+
+
+def _sent(supervisor: Supervisor | None, errand: Errand) -> subprocess.Popen[bytes] | None:
+    """Hand the job over; None if nobody is there to take it."""
+    if supervisor is None:
+        return None
+    with supervisor.connection as connection:
+        try:
+            send(connection, errand)
+        except OSError:
+            supervisor.process.kill()
+            supervisor.process.wait()
+            return None
+    return supervisor.process
 
 
 def poll(store: Store, record: Record) -> bool | None:

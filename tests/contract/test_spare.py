@@ -1,0 +1,214 @@
+"""The worker in reserve: as good as a fresh one, and gone when nobody can need it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import trainkit as tk
+from trainkit.runners import process, spare
+
+Eventually = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def _no_spare_is_left() -> Iterator[None]:
+    yield
+    spare.discard()
+
+
+def make() -> list[int]:
+    """Have a spare; the pids of its supervisor and its worker."""
+    assert spare.allowed(), "no memory for a spare here; these tests need 1.5 GB free of 3.5 GB"
+    assert process.prepare()
+    assert spare._spare is not None
+    supervisor = psutil.Process(spare._spare.supervisor.process.pid)
+    while not (workers := supervisor.children()):
+        assert supervisor.is_running()
+    return [supervisor.pid, workers[0].pid]
+
+
+def gone(processes: list[int]) -> bool:
+    """Whether none of them runs any more."""
+
+    def runs(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return not any(map(runs, processes))
+
+
+def reports() -> Callable[..., Any]:
+    """A function that tells what its process is like."""
+
+    def report(run: Any, with_torch: bool = False) -> dict[str, Any]:
+        import os
+        import sys
+
+        print("said in the job")
+        told: list[Any] = []
+        if with_torch:
+            import torch
+
+            torch.optim.Adam([torch.zeros(1, requires_grad=True)]).step()
+            told = [torch.get_num_threads(), str(torch.get_default_dtype()), torch.is_grad_enabled()]
+        modules = [name for name in ("pandas", "IPython") if name in sys.modules]
+        return {
+            "pid": os.getpid(),
+            "torch": told,
+            "folder": os.getcwd(),
+            "path": sys.path,
+            "environment": dict(os.environ),
+            "modules": modules,
+            "leads its session": os.getsid(0) == os.getpid(),
+            "stdin": os.readlink("/proc/self/fd/0") if os.path.exists("/proc") else None,
+        }
+
+    return report
+
+
+def test_a_job_in_the_spare_is_like_one_in_a_fresh_process(root: Path) -> None:
+    """The same environment, folder and import path; owned, logged and told in the same way."""
+    made = make()
+    inside = tk.submit(reports(), runner="process", with_torch=True)
+    found = inside.result(timeout=60)
+    handle = inside.store.handle(inside.id)
+    assert handle is not None
+    assert [each.pid for each in handle.processes] == made
+    assert found.pop("pid") == made[1]
+    fresh = tk.submit(reports(), runner="process", with_torch=True).result(timeout=60)
+    assert fresh.pop("pid") not in made
+    assert found == fresh
+    assert inside.logs() == "said in the job\n"
+
+
+def test_it_holds_no_file_of_any_job(root: Path) -> None:
+    """A job that runs when a spare is made is not kept alive by it."""
+
+    def waits(run: Any) -> None:
+        import time
+
+        while True:
+            time.sleep(0.01)
+            run.log(loss=1.0)
+
+    job = tk.submit(waits, runner="thread")
+    opened = [each.path for pid in make() for each in psutil.Process(pid).open_files()]
+    assert [path for path in opened if str(root.parent) in path] == []
+    job.stop()
+    job.wait(10)
+
+
+@pytest.mark.parametrize("change", ["environment", "folder", "path"])
+def test_it_is_not_used_where_a_fresh_process_would_differ(
+    root: Path, change: str, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """What has changed since it was made is in the job; the spare ends."""
+    made = make()
+    if change == "environment":
+        monkeypatch.setenv("TRAINKIT_TEST_COLOUR", "blue")
+    elif change == "folder":
+        monkeypatch.chdir(root)
+    else:
+        monkeypatch.syspath_prepend(str(root))
+    found = tk.submit(reports(), runner="process").result(timeout=60)
+    assert found["pid"] not in made
+    assert change != "environment" or found["environment"]["TRAINKIT_TEST_COLOUR"] == "blue"
+    eventually(lambda: gone(made))
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "worker", "stopped supervisor"])
+def test_a_spare_that_has_died_is_no_loss(root: Path, victim: str, eventually: Eventually) -> None:
+    """The job runs in another process, and what is left of the spare ends too."""
+    made = make()
+    number = signal.SIGSTOP if victim == "stopped supervisor" else signal.SIGKILL
+    os.kill(made[victim == "worker"], number)
+    found = tk.submit(reports(), runner="process").result(timeout=60)
+    assert found["pid"] != made[1]
+    if victim == "stopped supervisor":
+        os.kill(made[0], signal.SIGCONT)
+    eventually(lambda: gone(made))
+
+
+@pytest.mark.parametrize("ending", ["exit", "sigkill", "fork"])
+def test_it_ends_with_its_notebook(root: Path, ending: str, eventually: Eventually) -> None:
+    """Whether its notebook exits, is killed, or leaves a forked child behind: nobody stays."""
+    script = f"""
+        import os, sys, time, psutil
+        from trainkit.runners import process, spare
+        assert process.prepare()
+        me = spare._spare.supervisor.process.pid
+        while not psutil.Process(me).children():
+            pass
+        child = 0
+        if {ending!r} == "fork":
+            child = os.fork()
+            if child == 0:
+                time.sleep(600)
+        print(me, psutil.Process(me).children()[0].pid, child, flush=True)
+        if {ending!r} != "exit":
+            time.sleep(600)
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+    ) as notebook:
+        assert notebook.stdout is not None
+        supervisor, worker, child = map(int, notebook.stdout.readline().split())
+        if ending != "exit":
+            notebook.kill()
+        eventually(lambda: gone([supervisor, worker]))
+        if child:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_it_can_be_done_without(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Switched off, or where memory is short, there is none."""
+    monkeypatch.setenv(spare.SPARE_VARIABLE, "0")
+    assert not process.prepare()
+    monkeypatch.delenv(spare.SPARE_VARIABLE)
+    monkeypatch.setattr(spare, "_container_memory", lambda: (2e9, 1e8))
+    assert not process.prepare()
+    assert spare._spare is None
+
+
+def test_a_script_makes_none(root: Path) -> None:
+    """Only a notebook has idle moments."""
+    tk.submit(reports(), runner="process").result(timeout=60)
+    assert spare._spare is None
+    assert spare._timer is None
+
+
+def test_jobs_that_must_wait_leave_it_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """A job that cannot start yet does not take the spare, and a worker is not started for it either."""
+    monkeypatch.setenv("TRAINKIT_MAX_JOBS", "1")
+    kept = make()
+
+    def waits(run: Any) -> None:
+        import time
+
+        while True:
+            time.sleep(0.01)
+            run.log(loss=1.0)
+
+    first = tk.submit(waits)
+    second = tk.submit(reports(), runner="process")
+    eventually(lambda: first.id in second.record.message)
+    handle = second.store.handle(second.id)
+    assert handle is not None
+    assert len(handle.processes) == 1
+    first.stop()
+    assert second.result(timeout=60)["pid"] not in kept
+    assert not gone(kept)
