@@ -7,6 +7,7 @@ is as good as the one that ``submit`` returned.  It reads, and appends requests;
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib
 import threading
 import time
@@ -27,6 +28,7 @@ from trainkit.errors import (
 )
 from trainkit.kept import available
 from trainkit.params import FOLLOWED
+from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo, Record, Status, to_dict, to_jsonable
 from trainkit.repeating import branch, replay
 from trainkit.runners import runner
@@ -63,14 +65,18 @@ class Job:
         self.store = Store.at(root)
         self.id = job_id
         self.name = self.store.read(job_id).name
-        self.paths = self.store.paths(job_id)
 
     @classmethod
     def of(cls, record: Record, store: Store) -> Job:
         """Return the job of a record that was read, or made, a moment ago."""
         job = cls.__new__(cls)
-        job.store, job.id, job.name, job.paths = store, record.job_id, record.name, store.paths(record.job_id)
+        job.store, job.id, job.name = store, record.job_id, record.name
         return job
+
+    @functools.cached_property
+    def paths(self) -> JobPaths:
+        """Where its files are."""
+        return self.store.paths(self.id)
 
     # --- reading ---------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainkit.errors import RecordError, UnknownJobError, did_you_mean
+from trainkit.errors import UnknownJobError, did_you_mean
 from trainkit.job import Job, as_status
-from trainkit.record import Status
+from trainkit.record import Record, Status
 from trainkit.store import Store
 from trainkit.view import row, table
 
@@ -61,19 +61,17 @@ def jobs(state: Status | str | None = None, *, root: Store | str | Path | None =
     """
     store = Store.at(root)
     wanted = None if state is None else as_status(state)
-    found: list[tuple[float, Job]] = []
-    unreadable: dict[str, str] = {}
-    for job_id in store.job_ids():
-        try:
-            record = store.observe(job_id)
-            if wanted in (None, record.status):
-                found.append((record.created_at, Job(job_id, store)))
-        except UnknownJobError:
-            continue  # deleted while we were looking
-        except (RecordError, ValueError) as error:
-            unreadable[job_id] = str(error)
-    found.sort(key=lambda pair: pair[0], reverse=True)
-    return JobList((job for _, job in found), unreadable if wanted is None else {})
+    records, unreadable = records_of(store, wanted)
+    return JobList((Job.of(record, store) for record in records), unreadable)
+
+
+def records_of(store: Store, state: Status | None = None) -> tuple[list[Record], dict[str, str]]:
+    """Return the records of :func:`jobs`, newest first, and the ids of those that are damaged, with the reason."""
+    records, unreadable = store.observe_all()
+    if state is not None:
+        records, unreadable = [record for record in records if record.status is state], {}
+    records.sort(key=lambda record: record.created_at, reverse=True)
+    return records, unreadable
 
 
 def attach(job_id: str | None = None, *, root: Store | str | Path | None = None) -> Job:

@@ -25,11 +25,12 @@ from trainkit.errors import (
 )
 from trainkit.locks import FileLock, locked, try_lock
 from trainkit.owners import Process, Pulse, is_owned
-from trainkit.paths import JobPaths, jobs_folder, models_folder
+from trainkit.paths import JobPaths, check_job_id, jobs_folder, models_folder
 from trainkit.record import Record, Status, decode, encode
 from trainkit.streams import encode_line, missing_newline, tail, write_all
 
 ROOT_VARIABLE = "TRAINKIT_ROOT"
+_AT_ONCE = 1 << 16
 #: How long a heartbeat on another host may stand still before that is said.
 SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.
@@ -84,6 +85,18 @@ def remove_temporary(path: Path) -> None:
     # What cannot be removed now is swept later; the error that brought us here is the one to tell.
     with contextlib.suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def read_whole(path: str) -> bytes:
+    """Return what is in a file: as ``Path.read_bytes`` does, in half the time for a small one."""
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        data = os.read(fd, _AT_ONCE)
+        while part := os.read(fd, _AT_ONCE):
+            data += part
+        return data
+    finally:
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -143,13 +156,18 @@ class Store:
             UnknownJobError: no such job.
             RecordError: the record is damaged.
         """
-        path = self.paths(job_id).record
         try:
-            data = path.read_bytes()
+            return self._read(job_id, str(self.paths(job_id).record))
         except FileNotFoundError:
             raise UnknownJobError(
                 f"no job {job_id!r} under {self.root}{did_you_mean(job_id, self.job_ids())}"
             ) from None
+
+    def _read(self, job_id: str, path: str) -> Record:
+        try:
+            data = read_whole(path)
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise RecordError(f"{path}: {error.strerror or error}") from error
         try:
@@ -168,7 +186,26 @@ class Store:
             UnknownJobError: no such job.
             RecordError: the record is damaged.
         """
-        record = self.read(job_id)
+        return self._as_it_is(self.read(job_id))
+
+    def observe_all(self) -> tuple[list[Record], dict[str, str]]:
+        """Return all records as :meth:`observe` does, in no promised order, and why others cannot be read."""
+        folder = os.path.join(jobs_folder(self.root), "")
+        records: list[Record] = []
+        unreadable: dict[str, str] = {}
+        for job_id in self.job_ids():
+            try:
+                record = self._read(check_job_id(job_id), f"{folder}{job_id}.json")
+                records.append(record if record.status.terminal else self._as_it_is(record))
+            except (FileNotFoundError, UnknownJobError):
+                continue  # deleted while we were looking
+            except (RecordError, ValueError) as error:
+                unreadable[job_id] = str(error)
+        return records, unreadable
+
+    def _as_it_is(self, record: Record) -> Record:
+        """Return a record that was read a moment ago with the state that is true now."""
+        job_id = record.job_id
         if record.status.terminal:
             return record
         owned = self.is_owned(record)

@@ -25,31 +25,30 @@ _FOLLOW_S = 0.1
 def jobs(state: str | None, root: str | None, as_json: bool) -> int:
     """List the jobs, newest first."""
     from trainkit import listing, view
+    from trainkit.job import as_status
     from trainkit.store import Store
 
     store = Store(root)
-    found = listing.jobs(state, root=store)
-    records = [job.record for job in found]
+    records, unreadable = listing.records_of(store, None if state is None else as_status(state))
     if as_json:
         from trainkit.record import to_dict
 
         damaged = [
-            {"job_id": job_id, "status": "UNREADABLE", "message": reason}
-            for job_id, reason in found.unreadable.items()
+            {"job_id": job_id, "status": "UNREADABLE", "message": reason} for job_id, reason in unreadable.items()
         ]
         echo_json({"jobs": [*map(to_dict, records), *damaged]})
         return Exit.OK
     from trainkit.cli.screens import show_jobs
 
     rows: list[Any] = [(record.status, {"id": record.job_id, **view.row(record)}) for record in records]
-    for job_id in found.unreadable:
+    for job_id in unreadable:
         cells = dict.fromkeys(["id", "name", "state", "done", "at", "best", "runner"], "")
         rows.append((None, cells | {"id": job_id, "state": "UNREADABLE"}))
     if rows:
         show_jobs(rows)
     else:
         click.echo(f"no {f'{state} ' if state else ''}jobs under {store.root}")
-    for reason in found.unreadable.values():
+    for reason in unreadable.values():
         click.echo(f"trainkit: unreadable: {reason}", err=True)
     return Exit.OK
 

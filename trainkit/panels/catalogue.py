@@ -1,9 +1,11 @@
-"""All jobs under a root as rows of a table, kept current by reading only the records that changed."""
+"""All jobs under a root as rows of a table, kept current by reading only the records that may have changed."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from trainkit import view
@@ -15,10 +17,20 @@ from trainkit.store import Store
 #: What a row holds, in this order; the page gets the list, so that ten thousand rows stay small.
 COLUMNS = ("job_id", "name", "status", "progress", "where", "metrics", "created_at", "runner", "actions", "parent")
 Row = list[Any]
+#: Time, number and size of a file.
+Stamp = tuple[int, int, int]
+#: So many jobs that are over are asked at every look whether their records are the same files still.
+IN_TURN = 500
+_SAME_TIME_NS = 100_000_000
 
 
 class Catalogue:
     """The rows of all jobs.
+
+    A record is replaced whenever it is written, so its name leads to another file then: one pass over the names
+    in the folder tells which, without asking for each.  A file's number may come again, so some of the jobs that
+    are over are asked besides at every look, each in its turn.  Those that live are read every time: the state of
+    a job that vanished changes without any file changing.
 
     Args:
         store: whose jobs.
@@ -27,7 +39,11 @@ class Catalogue:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.rows: dict[str, Row] = {}
-        self._seen: dict[str, tuple[int, int, int]] = {}
+        self._folder = str(jobs_folder(store.root))
+        self._folder_ns = 0
+        self._numbers: dict[str, int] = {}
+        self._stamps: dict[str, Stamp] = {}
+        self._turn: Iterator[str] = iter(())
         self._live: set[str] = set()
         self.took_s = 0.0
 
@@ -38,26 +54,20 @@ class Catalogue:
             The rows that are new or changed, and the ids that are gone.
         """
         began = time.perf_counter()
-        seen: dict[str, tuple[int, int, int]] = {}
-        try:
-            with os.scandir(jobs_folder(self.store.root)) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.endswith(".json") and not name.startswith("."):
-                        try:
-                            stat = entry.stat()
-                        except FileNotFoundError:
-                            continue  # deleted while we were looking
-                        seen[name[:-5]] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        except FileNotFoundError:
-            pass
-        gone = [job_id for job_id in self.rows if job_id not in seen]
+        numbers = self._numbers_now()
+        gone = [] if numbers is self._numbers else [job_id for job_id in self.rows if job_id not in numbers]
         for job_id in gone:
             del self.rows[job_id]
             self._live.discard(job_id)
-        # The state of a job that vanished changes without any file changing: those that live are asked each time.
-        due = [job_id for job_id, stamp in seen.items() if self._seen.get(job_id) != stamp or job_id in self._live]
-        self._seen = seen
+            self._stamps.pop(job_id, None)
+        due = dict.fromkeys(self._live)
+        if numbers is not self._numbers:
+            known = self._numbers
+            due |= dict.fromkeys(job_id for job_id, number in numbers.items() if known.get(job_id) != number)
+            self._numbers = numbers
+        due |= dict.fromkeys(
+            job_id for job_id in self._next_in_turn() if self._stamps.get(job_id) != self._stamp(job_id)
+        )
         changed = []
         for job_id in due:
             row = self._row(job_id)
@@ -67,14 +77,43 @@ class Catalogue:
         self.took_s = time.perf_counter() - began
         return changed, gone
 
+    def _numbers_now(self) -> dict[str, int]:
+        """The number of the file that each job's record is; the very same dict if nothing was written since."""
+        try:
+            folder_ns = os.stat(self._folder).st_mtime_ns
+            # What was written a moment ago may have the same time as what is written next.
+            if folder_ns == self._folder_ns and time.time_ns() - folder_ns > _SAME_TIME_NS:
+                return self._numbers
+            self._folder_ns = folder_ns
+            with os.scandir(self._folder) as entries:
+                found = {entry.name: entry.inode() for entry in entries}
+        except FileNotFoundError:
+            return {}
+        return {name[:-5]: number for name, number in found.items() if name[-5:] == ".json" and name[0] != "."}
+
+    def _next_in_turn(self) -> list[str]:
+        turn = list(itertools.islice(self._turn, IN_TURN))
+        if len(turn) < IN_TURN:
+            self._turn = iter(list(self._stamps))
+        return turn
+
+    def _stamp(self, job_id: str) -> Stamp:
+        try:
+            found = os.stat(f"{self._folder}{os.sep}{job_id}.json")
+        except FileNotFoundError:
+            return (0, 0, 0)  # deleted while we were looking: the next look tells
+        return (found.st_mtime_ns, found.st_ino, found.st_size)
+
     def _row(self, job_id: str) -> Row | None:
+        # Before it is read: what is written meanwhile is seen at the next look.
+        self._stamps[job_id] = stamp = self._stamp(job_id)
         try:
             record = self.store.observe(job_id)
         except UnknownJobError:
             return None
         except (RecordError, ValueError) as error:
             self._live.discard(job_id)
-            created_at = self._seen[job_id][0] / 1e9
+            created_at = stamp[0] / 1e9
             return [job_id, job_id, "UNREADABLE", 0.0, str(error), "", created_at, "", "delete", None]
         if record.status.terminal:
             self._live.discard(job_id)

@@ -8,9 +8,8 @@ from typing import Any
 import traitlets
 
 from trainkit import view
-from trainkit.errors import TrainkitError
 from trainkit.job import Job
-from trainkit.listing import jobs
+from trainkit.listing import records_of
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.monitor import answer, ask
@@ -152,11 +151,7 @@ def _wrapped(job_id: str, message: Message) -> Message:
 def listing_text(store: Store) -> str:
     """Return the jobs under a root as stable text: those that have ended as a table, the others as a number."""
     ended, live = [], 0
-    for job in jobs(root=store):
-        try:
-            record = job.record
-        except TrainkitError:
-            continue  # deleted or damaged meanwhile; jobs() tells which are damaged
+    for record in records_of(store)[0]:  # jobs() tells which are damaged
         if record.status.terminal:
             ended.append(record)
         else:

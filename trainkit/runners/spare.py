@@ -28,7 +28,7 @@ IDLE_S = 2.0
 FREE_BYTES, TOTAL_BYTES = 1_500_000_000, 3_500_000_000
 #: A spare that is not needed for so long ends.
 KEPT_S = 1800.0
-_ANSWER_S = 0.3
+_ANSWER_S = 1.0
 
 
 class Supervisor(NamedTuple):
