@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainkit.cadence import Cadence
-from trainkit.checkpoints import plain, save, save_resume
+from trainkit.checkpoints import save, save_resume
 from trainkit.control import Control
 from trainkit.devices import move
 from trainkit.errors import OptionError
@@ -19,6 +19,7 @@ from trainkit.place import Place
 from trainkit.ranks import Ranks
 from trainkit.record import EndedBy, Phase, to_jsonable
 from trainkit.recorder import Recorder
+from trainkit.states import state_of
 from trainkit.steering import Change, History, Plan, Position
 
 
@@ -185,7 +186,7 @@ class Boundary:
             "job_id": self._recorder.record.job_id,
             "position": list(self._place.position),
             "changes": len(self._history.made),
-            "tracked": {name: _state_of(thing) for name, thing in self.tracked.items()},
+            "tracked": {name: state_of(thing) for name, thing in self.tracked.items()},
             "extras": {name: thing.state_dict() for name, thing in self.extras.items()},
             "params": to_jsonable(self._params),
             "ranks": own if len(own) > 1 else [],
@@ -204,9 +205,7 @@ class Boundary:
 
     def _generators(self) -> dict[str, Any]:
         """The states of what is tracked by generators, which draw other numbers on every rank."""
-        return {
-            name: thing.get_state() for name, thing in self.tracked.items() if not hasattr(thing, "state_dict")
-        }
+        return {name: state_of(thing) for name, thing in self.tracked.items() if not hasattr(thing, "state_dict")}
 
     def _write(self, content: dict[str, Any], now: float, reason: str | None) -> None:
         recorder, place = self._recorder, self._place
@@ -273,7 +272,3 @@ class Boundary:
         for thing in self.tracked.values():
             for group in getattr(thing, "param_groups", []):
                 group.update({name: changes[name] for name in FOLLOWED if name in changes})
-
-
-def _state_of(thing: Any) -> Any:
-    return plain(thing.state_dict() if hasattr(thing, "state_dict") else thing.get_state())

@@ -11,7 +11,6 @@ import os
 import pickle
 import shutil
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -21,6 +20,9 @@ from trainkit.errors import CheckpointError, telling
 from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo
 from trainkit.store import remove_temporary, sync_folder, write_atomically
+
+#: How many hashes are kept when it is not known which of them belong to a file.
+_MOST_KNOWN = 100
 
 
 class _Hashing:
@@ -106,23 +108,6 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 # --- resume.pt -----------------------------------------------------------------------------------
 
 
-def plain(state: Any) -> Any:
-    """Return a state with numbers of numpy's as numbers of Python's, at any depth.
-
-    ``torch.load(weights_only=True)`` refuses the former, so what was saved with them could never be read.
-    """
-    if isinstance(state, Mapping):
-        changed = {key: plain(value) for key, value in state.items()}
-        # The same object wherever nothing had to change: a module's state dict carries versions besides.
-        return state if all(changed[key] is value for key, value in state.items()) else changed
-    if type(state) in (list, tuple):
-        items = [plain(value) for value in state]
-        return state if all(new is old for new, old in zip(items, state, strict=True)) else type(state)(items)
-    if type(state).__module__ == "numpy" and getattr(state, "shape", None) == () and hasattr(state, "item"):
-        return state.item()
-    return state
-
-
 def save_resume(
     paths: JobPaths, content: Any, *, step: int, epoch: int, now: float, reason: str | None = None
 ) -> CheckpointInfo:
@@ -157,7 +142,7 @@ def _save_resume(
         reason=reason,
     )
     try:
-        write_atomically(_manifest(paths), msgspec.json.encode([info, *_earlier(paths)][:3]), durable=True)
+        _write_manifest(paths, [_generation(info, temporary), *_earlier(paths)], durable=True)
         if paths.resume.exists():
             link(paths.resume, paths.resume_previous)  # not a rename: at no instant is there no resume.pt
     except BaseException:
@@ -167,12 +152,57 @@ def _save_resume(
     return info
 
 
-def _earlier(paths: JobPaths) -> list[CheckpointInfo]:
-    """What is known of the checkpoints that lie there; one that cannot be verified any more is not counted on."""
+class Generation(CheckpointInfo, frozen=True):
+    """A checkpoint in ``resume.json``, with what its file keeps when it is renamed, or linked to."""
+
+    inode: int = 0
+    mtime_ns: int = 0
+
+
+def _generation(info: CheckpointInfo, file: Path) -> Generation:
+    found = file.stat()
+    return Generation(**msgspec.structs.asdict(info), inode=found.st_ino, mtime_ns=found.st_mtime_ns)
+
+
+def _write_manifest(paths: JobPaths, known: list[Generation], *, durable: bool) -> None:
+    write_atomically(_manifest(paths), msgspec.json.encode(known), durable=durable)
+
+
+def _earlier(paths: JobPaths) -> list[Generation]:
+    """What is known of the checkpoints that lie there; one that cannot be verified any more is not counted on.
+
+    What a kill kept from its place is dropped only when each file that lies there is known: kill after kill
+    within a save must not push the hashes of those out of the list.
+    """
     try:
-        return generations(paths)
+        known = generations(paths)
     except CheckpointError:
         return []
+    files = [path.stat() for path in (paths.resume, paths.resume_previous) if path.exists()]
+    present = {(file.st_ino, file.st_mtime_ns) for file in files}
+    placed = [each for each in known if (each.inode, each.mtime_ns) in present]
+    return placed if len(placed) >= len(present) else known[:_MOST_KNOWN]
+
+
+def generation_of(paths: JobPaths, path: Path) -> CheckpointInfo | None:
+    """Return what is known of ``resume.pt`` or of the one before it; None if nothing is, or it is not there.
+
+    Raises:
+        CheckpointError: the list of them is damaged.
+    """
+    if not path.exists():
+        return None
+    file = path.stat()
+    found = next(
+        (each for each in generations(paths) if (each.inode, each.mtime_ns) == (file.st_ino, file.st_mtime_ns)),
+        None,
+    )
+    if found is None:  # a copy, or the list of an older version
+        found = next((each for each in generations(paths) if is_whole(path, each)), None)
+    if found is None:
+        return None
+    fields = {name: getattr(found, name) for name in CheckpointInfo.__struct_fields__}
+    return CheckpointInfo(**{**fields, "path": path.relative_to(paths.root).as_posix()})
 
 
 def adopt(paths: JobPaths, source: Path, info: CheckpointInfo) -> CheckpointInfo:
@@ -184,8 +214,8 @@ def adopt(paths: JobPaths, source: Path, info: CheckpointInfo) -> CheckpointInfo
         info: what is known of it.
     """
     here = msgspec.structs.replace(info, path=paths.resume.relative_to(paths.root).as_posix())
-    write_atomically(_manifest(paths), msgspec.json.encode([here]), durable=False)
     link(source, paths.resume)
+    _write_manifest(paths, [_generation(here, paths.resume)], durable=False)
     return here
 
 
@@ -202,14 +232,31 @@ def link(source: Path, target: Path) -> None:
         remove_temporary(temporary)  # POSIX leaves it, too, where both are names of one file already
 
 
+def take_up(paths: JobPaths) -> dict[str, Any]:
+    """Read the newest checkpoint that is whole, for the owner who goes on from it.
+
+    If the newest is damaged, the one before takes its place: the next save moves what is in the first place to
+    the second, where a damaged file would replace a whole one.
+
+    Raises:
+        CheckpointError: there is none, or none passes its check.
+    """
+    content, info = load_resume(paths)
+    if not is_whole(paths.resume, info):
+        link(paths.resume_previous, paths.resume)
+    return content
+
+
 def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
     """Read the newest checkpoint that is whole, the one before if need be.
 
     Raises:
         CheckpointError: there is none, or none passes its check.
     """
-    path, info = whole_resume(paths)
+    path, known = whole_resume(paths)
     import torch
+
+    info = CheckpointInfo(**{name: getattr(known, name) for name in CheckpointInfo.__struct_fields__})
 
     try:
         return torch.load(path, weights_only=True, map_location="cpu"), info
@@ -267,7 +314,7 @@ def is_whole(path: Path, info: CheckpointInfo) -> bool:
         return False
 
 
-def generations(paths: JobPaths) -> list[CheckpointInfo]:
+def generations(paths: JobPaths) -> list[Generation]:
     """Return what ``resume.json`` tells of the newest checkpoints, newest first.
 
     Raises:
@@ -275,7 +322,7 @@ def generations(paths: JobPaths) -> list[CheckpointInfo]:
     """
     path = _manifest(paths)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[CheckpointInfo]) if path.exists() else []
+        return msgspec.json.decode(path.read_bytes(), type=list[Generation]) if path.exists() else []
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from trainkit.checkpoints import generations, is_whole, link
+from trainkit.checkpoints import generation_of, is_whole, link
 from trainkit.errors import CheckpointError
 from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo
@@ -47,7 +47,7 @@ class Kept:
         if not self.keep and not infos:
             return
         self._paths.checkpoints.mkdir(exist_ok=True)
-        path = self._paths.checkpoint(info.step or 0)
+        path = _file(self._paths, info)
         if not any(each.step == info.step and each.reason == BASE for each in infos):
             link(self._paths.resume, path)
             here = msgspec.structs.replace(info, path=path.relative_to(self._paths.root).as_posix())
@@ -83,7 +83,7 @@ class Kept:
         # The index first: what it names is there, whenever it is read.
         write_atomically(index(self._paths), msgspec.json.encode(infos), durable=False)
         self._infos = infos
-        named = {self._paths.checkpoint(info.step or 0).name for info in infos}
+        named = {_file(self._paths, info).name for info in infos}
         for path in self._paths.checkpoints.glob("*.pt"):
             if path.name not in named:
                 path.unlink()
@@ -141,12 +141,10 @@ def available(paths: JobPaths) -> list[CheckpointInfo]:
     Raises:
         CheckpointError: their list is damaged.
     """
-    found = {info.step: info for info in kept(paths) if paths.checkpoint(info.step or 0).exists()}
-    newest = [path for path in (paths.resume, paths.resume_previous) if path.exists()]
-    for info, path in zip(generations(paths), newest, strict=False):
-        if path.stat().st_size == info.size_bytes:
-            here = msgspec.structs.replace(info, path=path.relative_to(paths.root).as_posix())
-            found.setdefault(info.step, here)
+    found = {info.step: info for info in kept(paths) if _file(paths, info).exists()}
+    for path in (paths.resume, paths.resume_previous):
+        if (info := generation_of(paths, path)) is not None:
+            found.setdefault(info.step, info)
     return sorted(found.values(), key=lambda info: info.step or 0)
 
 
@@ -155,7 +153,11 @@ def file_of(paths: JobPaths, info: CheckpointInfo) -> Path:
     for path in (paths.resume, paths.resume_previous):
         if info.path.endswith(f"/{path.name}"):
             return path
-    return paths.checkpoint(info.step or 0)
+    return _file(paths, info)
+
+
+def _file(paths: JobPaths, info: CheckpointInfo) -> Path:
+    return paths.checkpoint(info.step or 0, info.sha256 or "")
 
 
 def find(paths: JobPaths, step: int | None) -> CheckpointInfo:

@@ -148,9 +148,9 @@ class JobPaths:
         """The folder of the checkpoints that are kept beside those two."""
         return self.folder / "checkpoints"
 
-    def checkpoint(self, step: int) -> Path:
-        """The kept checkpoint of a step."""
-        return self.checkpoints / f"{step}.pt"
+    def checkpoint(self, step: int, sha256: str) -> Path:
+        """A kept checkpoint.  A step that is done again may have another one."""
+        return self.checkpoints / f"{step}-{sha256[:8]}.pt"
 
     @property
     def plan(self) -> Path:

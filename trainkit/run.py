@@ -24,6 +24,7 @@ from trainkit.record import EndedBy, Phase
 from trainkit.recorder import Recorder
 from trainkit.scalars import taken
 from trainkit.sharding import shard
+from trainkit.states import has_state, restore
 from trainkit.steering import History, Plan
 from trainkit.stopping import Patience
 
@@ -316,24 +317,23 @@ class Run:
 
         Args:
             **objects: things with ``state_dict`` and ``load_state_dict`` (models, optimizers, schedulers,
-                scalers), or ``torch.Generator``.  The one named ``model`` becomes the model file.
+                scalers), or random generators of torch's, numpy's or Python's.  The one named ``model`` becomes
+                the model file.
 
         Raises:
             OptionError: an object has no state that could be kept.
         """
         for name, thing in objects.items():
-            if not (hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict")) and not hasattr(
-                thing, "get_state"
-            ):
+            if not has_state(thing):
                 raise OptionError(
                     f"run.track({name}=...) got {type(thing).__name__}, which has neither state_dict and "
-                    "load_state_dict nor get_state and set_state"
+                    "load_state_dict nor get_state and set_state, and is no random generator"
                 )
             thing = unwrapped(thing)
             self._boundary.tracked[name] = thing
             saved = self._saved_objects.get(name)
             if saved is not None:
-                (thing.load_state_dict if hasattr(thing, "load_state_dict") else thing.set_state)(saved)
+                restore(thing, saved)
                 if hasattr(thing, "param_groups"):
                     # An earlier attempt has stepped; without this torch warns of a scheduler that steps first.
                     thing._opt_called = True

@@ -19,7 +19,7 @@ from typing import Any
 
 import trainkit
 from trainkit.boundary import StopRun
-from trainkit.checkpoints import load_resume, save
+from trainkit.checkpoints import save, take_up
 from trainkit.endings import Ending, error_info, failed, interrupted, put
 from trainkit.errors import CheckpointError, RecordError, StoreError, TaskError
 from trainkit.locks import FileLock
@@ -239,7 +239,9 @@ def checkpoint_of(store: Store, record: Record) -> dict[str, Any] | None:
     branched = record.parent is not None and record.parent.step > 0
     # One that was lost before its first checkpoint begins again.
     again = record.restarts > 0 and not record.resumable
-    return load_resume(store.paths(record.job_id))[0] if (record.attempt > 1 or branched) and not again else None
+    if again or not (record.attempt > 1 or branched):
+        return None
+    return take_up(store.paths(record.job_id))
 
 
 def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:

@@ -1,10 +1,10 @@
 """Train to the end in one go, and again with kills on the way, and compare every bit.
 
 ``python resume_chain.py CHAINS FOLDER [OMIT]`` prints one JSON object.  Each chain is table training, or a
-network with BatchNorm, dropout, augmentation, a scheduler and an average of its weights, cut by one to three
-SIGKILLs at random steps.  OMIT leaves one thing out of the checkpoints, which must make the harness fail.
-Attempts are forked from a parent that has imported torch, and what the first optimizer step would import, but
-has computed nothing with it.
+network with BatchNorm, dropout, augmentation, a scheduler, a gradient scaler, generators of its own and an average
+of its weights, cut by one to three SIGKILLs at random steps.  OMIT leaves one thing out of the checkpoints, which
+must make the harness fail.  Attempts are forked from a parent that has imported torch, and what the first
+optimizer step would import, but has computed nothing with it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 import torch._dynamo
 
 from trainkit import boundary
+from trainkit.determinism import plain_random_state, random_state, restore_random_state
 from trainkit.locks import try_lock
 from trainkit.record import Record, Status, begin_attempt
 from trainkit.recorder import Recorder
@@ -31,9 +32,6 @@ from trainkit.tabular import train_function
 from trainkit.tabular.synthetic import synthetic_table
 from trainkit.task import Task
 from trainkit.worker import Outcome, work
-
-#: What a checkpoint holds that decides about the bits, and how to leave it out.
-OMISSIONS = ["model", "optimizer", "scheduler", "average", "random", "epoch_random", "loader_random", "offset"]
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -69,16 +67,22 @@ def train(run: Any, workers: int, own_generator: bool, save_every: int, kill_at:
         num_workers=workers,
         generator=torch.Generator().manual_seed(5) if own_generator else None,
     )
+    # A factor that is no power of two, so that what the scale is shows in the last bits.
+    scaler = torch.amp.GradScaler("cpu", init_scale=3.0, growth_factor=1.7, growth_interval=2)
+    noise, draws = torch.Generator().manual_seed(7), np.random.default_rng(8)
     run.track(model=model, optimizer=optimizer, scheduler=scheduler, average=average)
+    run.track(scaler=scaler, noise=noise, draws=draws)
     run.checkpoint_every(steps=save_every)
     for _ in run.epochs(4):
         model.train()
         scale = 1 + 0.1 * random.random()  # drawn between the top of the epoch and its batches
         for x, y in run.batches(loader):
-            loss = torch.nn.functional.cross_entropy(model(x * scale), y)
+            x = x * scale + 0.1 * torch.randn(x.shape, generator=noise) + 0.1 * np.random.rand() * random.random()
+            loss = torch.nn.functional.cross_entropy(model(x), y) * (1 + 0.1 * draws.random())
             optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
             average.update_parameters(model)
             run.log(loss=loss)
             if run.step == kill_at:
@@ -142,6 +146,17 @@ def weights(store: Store, job_id: str) -> str:
     return digest.hexdigest()
 
 
+def random_state_at_start() -> dict[str, Any]:
+    """Random state as a process has it that has drawn nothing."""
+    now = random_state()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    fresh = random_state()
+    restore_random_state(now)
+    return fresh
+
+
 def leave_out(what: str) -> Callable[..., Any]:
     """Make checkpoints lack one thing, from here on."""
     save = boundary.save_resume
@@ -149,6 +164,9 @@ def leave_out(what: str) -> Callable[..., Any]:
     def save_less(paths: Any, content: dict[str, Any], **rest: Any) -> Any:
         if what in content["tracked"]:
             content["tracked"] = {key: value for key, value in content["tracked"].items() if key != what}
+        elif what.startswith("random."):
+            fresh = plain_random_state(random_state_at_start())
+            content["random"] = {**content["random"], what.partition(".")[2]: fresh[what.partition(".")[2]]}
         elif what == "offset":
             content["offset"] = max(0, content["offset"] - 1)
         else:

@@ -11,7 +11,22 @@ import pytest
 
 HARNESS = Path(__file__).with_name("resume_chain.py")
 #: What a checkpoint holds that decides about the bits.
-OMISSIONS = ["model", "optimizer", "scheduler", "average", "random", "epoch_random", "loader_random", "offset"]
+OMISSIONS = [
+    "model",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "average",
+    "noise",
+    "draws",
+    "random",
+    "random.python",
+    "random.numpy",
+    "random.torch",
+    "epoch_random",
+    "loader_random",
+    "offset",
+]
 
 
 def counts(chains: int, folder: Path, omit: str | None = None) -> dict[str, int]:
