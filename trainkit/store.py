@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import shutil
 import time
@@ -29,6 +30,8 @@ from trainkit.paths import JobPaths, check_job_id, jobs_folder, models_folder
 from trainkit.record import Record, Status, decode, encode
 from trainkit.streams import encode_line, missing_newline, tail, write_all
 
+#: The runners whose jobs are run elsewhere, so that not the owner's lock but they tell who lives.
+ENGINES = {"ray": "trainkit.runners.ray"}
 ROOT_VARIABLE = "TRAINKIT_ROOT"
 _AT_ONCE = 1 << 16
 #: How long a heartbeat on another host may stand still before that is said.
@@ -234,7 +237,15 @@ class Store:
         return record
 
     def is_owned(self, record: Record) -> bool | None:
-        """Whether somebody runs this job; None if that cannot be known from this host."""
+        """Whether somebody runs this job; None if that cannot be known from here."""
+        if (engine := ENGINES.get(record.runner or "")) is not None:
+            # By name: the runners stand above this module, and only jobs on a cluster need to ask it.
+            owned: bool | None = importlib.import_module(engine).poll(self, record)
+            return owned
+        return self.is_held(record)
+
+    def is_held(self, record: Record) -> bool | None:
+        """Whether somebody holds the owner's lock of this job; None if that cannot be known from this host."""
         paths = self.paths(record.job_id)
         handle = self.handle(record.job_id)
         processes = list(handle.processes) if handle else []

@@ -28,7 +28,7 @@ from trainkit.launching import submit
 from trainkit.locks import is_locked
 from trainkit.record import EndedBy, Record, Status, encode
 from trainkit.recorder import Recorder
-from trainkit.runners.supervisor import bury
+from trainkit.runners.lifetime import bury
 from trainkit.slots import FOLDER_VARIABLE, Ticket
 from trainkit.store import Handle, Store
 from trainkit.streams import Appender, tail

@@ -16,7 +16,11 @@ if TYPE_CHECKING:  # a starter imports this package, and nothing that takes time
     from trainkit.task import Task
 
 #: The name that users type, and the module.
-RUNNERS = {"thread": "trainkit.runners.thread", "process": "trainkit.runners.process"}
+RUNNERS = {
+    "thread": "trainkit.runners.thread",
+    "process": "trainkit.runners.process",
+    "ray": "trainkit.runners.ray",
+}
 
 
 class Runner(Protocol):

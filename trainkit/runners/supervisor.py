@@ -8,27 +8,18 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-from trainkit.endings import Ending, cause_of_death
-from trainkit.errors import StoreError, UnknownJobError
 from trainkit.handover import Errand, receive, send
 from trainkit.locks import FileLock
 from trainkit.orphans import adopt_orphans
-from trainkit.owners import process, this_process
-from trainkit.rankends import cause_of_end, forget_rank_ends, rank_ends
-from trainkit.record import EndedBy, Record, Status, begin_restart
+from trainkit.owners import this_process
 from trainkit.recorder import Recorder
-from trainkit.runners.process import LARGE_TASK_BYTES, kill_descendants, kill_session
+from trainkit.runners.lifetime import Started, see_through
+from trainkit.runners.process import LARGE_TASK_BYTES, kill_session
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.spare import KEPT_S, answer
 from trainkit.runners.starter import Worker, start_worker
@@ -94,38 +85,21 @@ def supervise(store: Store, errand: Errand, ticket: Ticket, worker: Worker | Non
         if not wait_in_queue(recorder, ticket):
             return
         recorder.detach()
-    told_to_end = threading.Event()
-    while True:
-        forget_rank_ends(store.paths(record.job_id))
-        wait: Callable[[], int]
+    ready = [worker] if worker is not None else []
+
+    def start() -> Started:
         if record.resources.ranks > 1:
             agent = _torchrun(errand, record.resources.ranks)
-            pid, wait = agent.pid, agent.wait
-        else:
-            worker = worker or start_worker()
-            pid, wait = worker.pid, worker.wait
-        signal.signal(signal.SIGTERM, _pass_on_to(pid, told_to_end))
-        # Before the job begins: once it has ended, it may be resumed, and the handle is another attempt's.
-        handle.processes = [me, process(pid)]
-        store.write_handle(record.job_id, handle)
-        if worker is not None:
-            with contextlib.suppress(OSError), worker.connection:  # if it has died meanwhile, its exit code tells
-                send(worker.connection, errand)
-            worker = None
-        code = wait()
-        kill_session(pid)
-        kill_descendants(me.pid)
-        try:
-            found = store.read(record.job_id)
-        except UnknownJobError:
-            return  # deleted as soon as its end was written
-        if found.status.terminal or found.attempt != record.attempt:
-            return  # it told its end, and may be resumed since
-        record = found
-        if told_to_end.is_set() or not may_restart(store, record, requests_offset=handle.requests_offset):
-            bury(store, record, code, requests_offset=handle.requests_offset)
-            return
-        restart(store, record, code)
+            return Started(agent.pid, agent.wait)
+        own = ready.pop() if ready else start_worker()
+
+        def begin() -> None:
+            with contextlib.suppress(OSError), own.connection:  # if it has died meanwhile, its exit code tells
+                send(own.connection, errand)
+
+        return Started(own.pid, own.wait, begin)
+
+    see_through(store, record, handle, start)
 
 
 def _torchrun(errand: Errand, ranks: int) -> subprocess.Popen[bytes]:
@@ -135,58 +109,3 @@ def _torchrun(errand: Errand, ranks: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, *words], stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=held
     )
-
-
-def may_restart(store: Store, record: Record, *, requests_offset: int) -> bool:
-    """Whether a job whose processes have ended without a word may begin again from its checkpoint.
-
-    A rank that raised is no accident and would raise again; who was asked to end ends.
-    """
-    if record.restarts >= record.resources.retries:
-        return False
-    requests, _ = store.requests(record.job_id, requests_offset)
-    asked = any(request.get("action") in ("stop", "finish", "kill") for request in requests)
-    return not asked and all(end.lost for end in rank_ends(store.paths(record.job_id)))
-
-
-def restart(store: Store, record: Record, code: int) -> None:
-    """Write down that a job begins again, and why."""
-    store.sweep(record.job_id)
-    cause = cause_of_end(rank_ends(store.paths(record.job_id))) or cause_of_death(code)
-    begin_restart(record, now=time.time())
-    again = "from its checkpoint" if record.resumable else "from its beginning"
-    record.message = f"restart {record.restarts} of {record.resources.retries}, {again}: {cause.message}"
-    recorder = Recorder(store, record)
-    recorder.event("restart", message=record.message, restarts=record.restarts)
-    recorder.detach()
-    store.write_record(record, durable=True)
-
-
-def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -> None:
-    """Write the terminal state of a worker that could not do it itself.
-
-    Args:
-        store: where the files are.
-        record: as the worker left it.
-        code: its exit code, or the negative number of the signal that ended it.
-        requests_offset: where the requests of its attempt begin.
-    """
-    if record.status.terminal:
-        return
-    store.sweep(record.job_id)
-    recorder = Recorder(store, record, requests_offset=requests_offset)
-    killed = False
-    with contextlib.suppress(StoreError):  # where nobody can tell what was asked, the death is told as any other
-        killed = recorder.requested("kill")
-    if killed:
-        recorder.close(Ending(Status.STOPPED, EndedBy.USER, "killed on request"))
-    else:
-        recorder.close(cause_of_end(rank_ends(store.paths(record.job_id))) or cause_of_death(code))
-
-
-def _pass_on_to(pid: int, told_to_end: threading.Event) -> Any:
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        told_to_end.set()
-        os.killpg(pid, number)
-
-    return pass_on

@@ -1,0 +1,256 @@
+"""Runs a job on a Ray cluster: its ranks on many machines, over one set of files on a folder that all see.
+
+This process starts no Ray: it talks to the cluster's Jobs endpoint, by HTTP.  The cluster then runs
+:mod:`~trainkit.runners.rayjob`, the job's parent, which holds the owner's lock and writes how the job ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import platform
+import shlex
+import shutil
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainkit.endings import failed
+from trainkit.errors import MissingExtraError, OptionError, RunnerError
+from trainkit.locks import FileLock, is_locked
+from trainkit.owners import is_running, this_process
+from trainkit.record import Record
+from trainkit.recorder import Recorder
+from trainkit.slots import Ticket
+from trainkit.store import Handle, Store, write_atomically
+from trainkit.task import Task, dump_task
+
+#: How long an answer of the cluster is waited for, in seconds.
+ANSWER_S = 5.0
+#: How long an answer counts before the cluster is asked again, in seconds.
+FRESH_S = 2.0
+#: The most that the modules beside a notebook may take, in bytes, to be sent along.
+MODULES_BYTES = 20_000_000
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+
+
+def check(record: Record) -> None:
+    """Refuse what cannot reach a cluster."""
+    if importlib.util.find_spec("ray") is None or importlib.util.find_spec("aiohttp") is None:
+        raise MissingExtraError("runner='ray' needs Ray; install it with: pip install 'trainkit[ray]'")
+    address = address_of(record)
+    if address != "local":
+        _check_that_it_answers(address)
+
+
+def address_of(record: Record) -> str:
+    """Return the address of the cluster's dashboard that a job is for.
+
+    Raises:
+        OptionError: none is given, or not one of a dashboard.
+    """
+    named = (os.environ.get(name) for name in ADDRESS_VARIABLES)
+    address = record.resources.address or next((each for each in named if each), None)
+    if address is None:
+        raise OptionError(
+            "runner='ray' needs address=, that of a cluster's dashboard ('http://head:8265'), or 'local' for a "
+            f"small cluster on this machine; {ADDRESS_VARIABLES[0]} gives it too"
+        )
+    if address != "local" and not address.startswith(("http://", "https://")):
+        raise OptionError(
+            f"address={address!r}: expected that of a dashboard, with http:// and its port ('http://head:8265'), "
+            "or 'local'"
+        )
+    return address.rstrip("/")
+
+
+def _check_that_it_answers(address: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{address}/api/version", timeout=ANSWER_S):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            return  # it is there, and wants the token that the client sends
+        raise RunnerError(f"{address} is no dashboard of a Ray cluster: it answers {error.code}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise RunnerError(
+            f"no Ray cluster answers at {address} ({reason}); is this the address of its dashboard?"
+        ) from error
+
+
+# --- the contract --------------------------------------------------------------------------------
+
+
+def submit(
+    store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
+) -> None:
+    """Send the job to its cluster, in a thread: that takes seconds.
+
+    Raises:
+        TaskError: the function cannot be pickled.
+    """
+    if task is not None:
+        write_atomically(store.paths(record.job_id).task, dump_task(task), durable=False)
+    handle.processes = [this_process()]
+    store.write_handle(record.job_id, handle)
+    ticket.close()  # the cluster has a queue of its own
+    thread = threading.Thread(
+        target=_send, args=(store, record, lock, handle), name=f"trainkit-send-{record.job_id}"
+    )
+    thread.start()
+
+
+def _send(store: Store, record: Record, lock: FileLock, handle: Handle) -> None:
+    recorder = Recorder(store, record, requests_offset=handle.requests_offset)
+    try:
+        address = address_of(record)
+        if address == "local":
+            from trainkit.runners import raylocal
+
+            recorder.note(message="starting Ray on this machine, or finding the one that runs")
+            recorder.write_now()
+            address = raylocal.address()
+        recorder.note(message=f"sent to {address}")
+        recorder.write_now()
+        submission_id = f"{record.job_id}-{record.attempt}"
+        handle.detail = {"address": address, "submission_id": submission_id}
+        # From here on this process is no more the one to ask; the handle first, as the cluster may be quick.
+        handle.processes = []
+        store.write_handle(record.job_id, handle)
+        python = ".".join(platform.python_version_tuple()[:2])
+        arguments = ["python", "-m", "trainkit.runners.rayjob", str(store.root), record.job_id, python]
+        with modules_beside(Path.cwd()) as modules:
+            _client(address).submit_job(
+                entrypoint=shlex.join(arguments),
+                submission_id=submission_id,
+                runtime_env={"working_dir": str(modules)} if modules else {},
+                metadata={"trainkit": record.job_id},
+            )
+    except Exception as error:  # noqa: BLE001 - whatever a client of HTTP may raise: the job's record tells it
+        recorder.close(failed(error, doing="it could not be sent to the cluster"))
+    else:
+        recorder.detach()
+    finally:
+        lock.close()
+
+
+def poll(store: Store, record: Record) -> bool | None:
+    """Whether the job's parent runs, or waits to; None if the cluster cannot be asked."""
+    handle = store.handle(record.job_id)
+    if handle is None or not handle.detail:
+        return store.is_held(record)  # not sent yet
+    lock = store.paths(record.job_id).owner_lock
+    if is_locked(lock):
+        return True  # by who sends it, or by its parent on this machine
+    parent = handle.processes[:1]
+    if parent and (runs := is_running(parent[0])) is not None:
+        return runs
+    return _answer(handle.detail)
+
+
+def kill(store: Store, record: Record) -> None:
+    """Have the cluster end the job; its parent writes how it ended, unless it never came to run.
+
+    Raises:
+        RunnerError: the cluster cannot be reached.
+    """
+    handle = store.handle(record.job_id)
+    if handle is None or not handle.detail:
+        return  # it is being sent; the request to kill is what its parent finds first
+    if record.pid is not None and poll(store, record):
+        return  # its parent has heard, and is quicker than the cluster
+    try:
+        _client(handle.detail["address"]).stop_job(handle.detail["submission_id"])
+    except Exception as error:
+        raise RunnerError(f"the cluster of job {record.job_id!r} cannot be asked to kill it: {error}") from error
+
+
+# --- the cluster ---------------------------------------------------------------------------------
+
+_answers: dict[str, tuple[float, bool | None]] = {}
+_asking: dict[str, threading.Thread] = {}
+_guard = threading.Lock()
+
+
+def _answer(detail: dict[str, Any]) -> bool | None:
+    """What the cluster said of a job a moment ago; it is asked in a thread, and at most every few seconds."""
+    key = detail["submission_id"]
+    with _guard:
+        said_at, said = _answers.get(key, (-FRESH_S, None))
+        first = key not in _answers
+        if time.monotonic() - said_at < FRESH_S:
+            return said
+        thread = _asking.get(key)
+        if thread is None:
+            thread = threading.Thread(target=_ask, args=(detail,), name=f"trainkit-ask-{key}", daemon=True)
+            _asking[key] = thread
+            thread.start()
+    if first:
+        thread.join(ANSWER_S)
+    with _guard:
+        return _answers.get(key, (0.0, None))[1]
+
+
+def _ask(detail: dict[str, Any]) -> None:
+    key = detail["submission_id"]
+    said: bool | None = None
+    try:
+        said = not _client(detail["address"]).get_job_status(key).is_terminal()
+    except MissingExtraError:
+        said = None
+    except Exception as error:  # noqa: BLE001 - an unreachable cluster may raise anything; only one answer means gone
+        if "404" in str(error) or "does not exist" in str(error):
+            said = False
+    with _guard:
+        _answers[key] = (time.monotonic(), said)
+        _asking.pop(key, None)
+
+
+def _client(address: str) -> Any:
+    """A client of a cluster's Jobs endpoint; its token is that of Ray's own tools (RAY_AUTH_TOKEN)."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        from ray.job_submission import JobSubmissionClient
+    except ImportError as error:
+        raise MissingExtraError("this job is on Ray; install it with: pip install 'trainkit[ray]'") from error
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return JobSubmissionClient(address)
+
+
+@contextlib.contextmanager
+def modules_beside(folder: Path) -> Iterator[Path | None]:
+    """Copy the modules and packages that lie beside a notebook, for a cluster that does not see its folder.
+
+    Yields:
+        A folder with the copies, or None if there are none.
+
+    Raises:
+        RunnerError: they are too large to be sent with every job.
+    """
+    found = [path for path in sorted(folder.glob("*.py")) if path.is_file()]
+    packages = [path.parent for path in sorted(folder.glob("*/__init__.py")) if path.parent.name != "trainkit"]
+    found += [path for package in packages for path in package.rglob("*.py")]
+    size_bytes = sum(path.stat().st_size for path in found)
+    if size_bytes > MODULES_BYTES:
+        raise RunnerError(
+            f"the modules in {folder} take {size_bytes / 1e6:.0f} MB, more than is sent with a job "
+            f"({MODULES_BYTES / 1e6:.0f} MB); start the notebook in a folder of its own"
+        )
+    if not found:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="trainkit-modules-") as copies:
+        for path in found:
+            copy = Path(copies, path.relative_to(folder))
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        yield Path(copies)

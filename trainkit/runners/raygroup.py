@@ -1,0 +1,70 @@
+"""The ranks of a job on a Ray cluster: Ray Train starts them, and ends them all when one of them is lost.
+
+``python -m trainkit.runners.raygroup ROOT JOB_ID`` is started by the job's parent.  Ray Train restarts nothing
+itself: it would also try again what the training code raised.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from trainkit.orphans import die_with_parent
+from trainkit.rankends import RankEndError, tell_rank_end
+from trainkit.record import ErrorInfo
+from trainkit.runners.rayrank import MEETING_S, Meeting, train_as_rank
+from trainkit.store import Store
+
+
+def main(arguments: list[str]) -> None:
+    """Have one attempt of a job run; exit with 1 if a rank did not come to its end."""
+    die_with_parent()
+    root, job_id = arguments
+    store = Store(root)
+    paths = store.paths(job_id)
+    resources = store.read(job_id).resources
+    # What the ranks print goes into their own files; Ray Train would print it once more.
+    os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+    ray.init(log_to_driver=False)
+    notes = paths.folder / "ray"  # Ray Train insists on a folder that all machines see
+    trainer = TorchTrainer(
+        train_as_rank,
+        train_loop_config={"root": root, "job_id": job_id},
+        torch_config=Meeting(timeout_s=MEETING_S),
+        scaling_config=ScalingConfig(
+            num_workers=resources.ranks,
+            use_gpu=resources.gpus_per_rank > 0,
+            resources_per_worker={"CPU": 1}
+            | ({"GPU": resources.gpus_per_rank} if resources.gpus_per_rank else {}),
+        ),
+        run_config=RunConfig(name=job_id, storage_path=str(notes), failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as failed:
+        # A node that is lost before the ranks began is an error of Ray Train's own, of no rank.
+        for rank, error in getattr(failed, "worker_failures", {0: failed}).items():
+            if not _is_told(error):
+                name, text = type(error).__name__, (str(error).splitlines() or [""])[0]
+                tell_rank_end(paths, rank, ErrorInfo(name, f"rank {rank} was lost: {text}"), lost=True)
+        sys.exit(1)
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+
+
+def _is_told(error: BaseException | None) -> bool:
+    """Whether the rank itself has written down how it ended."""
+    while error is not None:
+        if isinstance(error, RankEndError) or RankEndError.__name__ in type(error).__name__:
+            return True
+        error = getattr(error, "cause", None) or error.__cause__
+    return False
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

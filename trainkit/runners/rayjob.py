@@ -1,0 +1,109 @@
+"""The parent of one job on a Ray cluster: the entry point of its Ray job.
+
+``python -m trainkit.runners.rayjob ROOT JOB_ID`` runs where Ray puts it, over the same files.  It does what the
+supervisor of a local job does, and starts Ray Train where that starts a worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from trainkit.endings import Ending
+from trainkit.errors import StateError, UnknownJobError
+from trainkit.locks import FileLock, try_lock
+from trainkit.orphans import adopt_orphans
+from trainkit.owners import this_process
+from trainkit.record import EndedBy, Status
+from trainkit.recorder import Recorder
+from trainkit.runners.lifetime import Started, asked_for, see_through
+from trainkit.runners.process import kill_session
+from trainkit.store import Handle, Store
+
+#: How long who submitted the job may take to let go of its files.
+HAND_OVER_S = 60.0
+#: How often requests are looked at, in seconds.
+LISTEN_S = 0.2
+
+
+def main(arguments: list[str]) -> None:
+    """Be the parent of one job."""
+    root, job_id, python = arguments
+    if not Path(root).is_dir():
+        sys.exit(
+            f"{root} is not there on {platform.node()}: the folder of the jobs has to be on a file system that "
+            "the notebook and all machines of the cluster share, under the same path"
+        )
+    adopt_orphans()
+    store = Store(root)
+    lock = _owner_lock(store, job_id)
+    record = store.read(job_id)
+    me = this_process()
+    record.pid, record.process_started_at, record.boot_id, record.host = me.pid, me.started_at, me.boot_id, me.host
+    handle = store.handle(job_id) or Handle(runner="ray")
+    handle.processes = [me]
+    store.write_handle(job_id, handle)
+    recorder = Recorder(store, record, requests_offset=handle.requests_offset)
+    here = ".".join(platform.python_version_tuple()[:2])
+    if here != python:
+        recorder.close(
+            Ending(
+                Status.FAILED,
+                EndedBy.EXCEPTION,
+                f"the notebook runs Python {python}, the cluster {here}: a function cannot travel between them. "
+                "Use the same on both",
+            )
+        )
+        return
+    ranks = record.resources.ranks
+    recorder.note(message=f"waiting for the cluster to have room for {ranks} rank{'s' if ranks > 1 else ''}")
+    recorder.write_now()
+    recorder.detach()
+
+    def start() -> Started:
+        group = subprocess.Popen(
+            [sys.executable, "-m", "trainkit.runners.raygroup", root, job_id],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return Started(group.pid, lambda: _listen(store, job_id, handle, group))
+
+    see_through(store, record, handle, start, at_once=True)
+    lock.release()
+
+
+def _listen(store: Store, job_id: str, handle: Handle, group: subprocess.Popen[bytes]) -> int:
+    """Wait for what runs the job, and kill it when that is asked for: nobody else can, from where people are.
+
+    Nobody else hears either that a job should stop which the cluster has no room for.
+    """
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return group.wait(LISTEN_S)
+        record = store.read(job_id)
+        asked = asked_for(store, record, handle.requests_offset)
+        if "kill" in asked or (asked & {"stop", "finish"} and record.status is Status.QUEUED):
+            kill_session(group.pid)
+
+
+def _owner_lock(store: Store, job_id: str) -> FileLock:
+    give_up_at = time.monotonic() + HAND_OVER_S
+    while (lock := try_lock(store.paths(job_id).owner_lock)) is None:
+        if time.monotonic() > give_up_at:
+            raise StateError(f"job {job_id!r} is owned by somebody else")
+        time.sleep(0.05)
+    try:
+        status = store.read(job_id).status
+    except UnknownJobError:
+        status = Status.STOPPED
+    if status.terminal:
+        sys.exit(f"job {job_id!r} is over already")
+    return lock
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,167 @@
+"""A small Ray cluster on this machine, for ``address="local"``: started when it is needed, ended when it is not.
+
+Its keeper, ``python -m trainkit.runners.raylocal FOLDER``, holds a lock for as long as it lives; a minute after
+the last job has ended it ends the cluster and itself.  Everything listens on loopback only, nothing is reported
+to anybody, and it has as many CPUs as this process may use.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import msgspec
+
+from trainkit.errors import RunnerError
+from trainkit.locks import FileLock, is_locked, locked, try_lock
+from trainkit.orphans import adopt_orphans
+from trainkit.runners.process import kill_descendants
+from trainkit.slots import queue_folder, usable_cores
+from trainkit.store import write_atomically
+
+#: How long the cluster may take to start, in seconds.
+START_S = 120.0
+#: How long it stays when no job runs, in seconds.
+IDLE_S = 60.0
+#: Room for objects that tasks share; ranks share none.
+OBJECT_STORE_BYTES = 80_000_000
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """Where a cluster is: its dashboard's address, and the one by which further nodes join it."""
+
+    address: str
+    gcs: str
+
+
+def address() -> str:
+    """Return the address of this machine's cluster; start it if it does not run.
+
+    Raises:
+        RunnerError: it does not start.
+    """
+    folder = queue_folder()
+    note = folder / "ray.json"
+    with locked(folder / "ray.mutex"):
+        if is_locked(folder / "ray.lock") is not True:
+            note.unlink(missing_ok=True)
+            with open(folder / "ray.log", "ab") as log:
+                subprocess.Popen(
+                    [sys.executable, "-m", "trainkit.runners.raylocal", str(folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        give_up_at = time.monotonic() + START_S
+        while not note.exists():
+            if time.monotonic() > give_up_at:
+                raise RunnerError(f"Ray did not start within {START_S:g} s; see {folder / 'ray.log'}")
+            time.sleep(0.1)
+    return msgspec.json.decode(note.read_bytes(), type=Cluster).address
+
+
+def main(arguments: list[str]) -> None:
+    """Keep a cluster until nobody needs it."""
+    folder = Path(arguments[0])
+    lock = try_lock(folder / "ray.lock")
+    if lock is None:
+        return  # another one was quicker
+    adopt_orphans()
+    session = Path(tempfile.mkdtemp(prefix="trainkit-ray-"))
+    try:
+        cluster = start_node(session, cpus=usable_cores())
+        write_atomically(folder / "ray.json", msgspec.json.encode(cluster), durable=False)
+        _wait_until_idle(cluster)
+    finally:
+        (folder / "ray.json").unlink(missing_ok=True)
+        kill_descendants(os.getpid())
+        shutil.rmtree(session, ignore_errors=True)
+        _let_go(lock)
+
+
+def _let_go(lock: FileLock) -> None:
+    lock.release()
+
+
+def _wait_until_idle(cluster: Cluster) -> None:
+    needed_at = time.monotonic()
+    while time.monotonic() - needed_at < IDLE_S:
+        time.sleep(2.0)
+        try:
+            with urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=10) as answer:
+                jobs = json.load(answer)
+        except OSError:
+            continue  # a busy machine; after a minute of silence the cluster is of no use either
+        if any(job["status"] in ("PENDING", "RUNNING") for job in jobs):
+            needed_at = time.monotonic()
+
+
+def start_node(session: Path, *, cpus: int, gcs: str | None = None) -> Cluster:
+    """Start one node of a cluster on loopback; return when it is up.
+
+    Args:
+        session: where Ray keeps its logs and sockets.
+        cpus: how many it offers.
+        gcs: of the cluster that it joins; without it, it is the head of a new one.
+
+    Raises:
+        RunnerError: it does not start.
+    """
+    names = ["node-manager", "object-manager", "dashboard-agent-grpc", "dashboard-agent-listen", "metrics-export"]
+    names += ["runtime-env-agent"]
+    if gcs is None:
+        names += ["dashboard", ""]
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={cpus}"]
+    command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    command += [f"--{name}-port={port}".replace("---", "--") for name, port in ports.items() if name]
+    if gcs is None:
+        gcs = f"127.0.0.1:{ports['']}"
+        command += ["--head", f"--port={ports['']}", f"--temp-dir={session}", "--dashboard-host=127.0.0.1"]
+    else:
+        command += [f"--address={gcs}"]
+    done = subprocess.run(
+        command,
+        env=loopback_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RunnerError(f"Ray does not start on this machine:\n{done.stdout[-2000:]}")
+    return Cluster(address=f"http://127.0.0.1:{ports.get('dashboard', 0)}", gcs=gcs)
+
+
+def loopback_environment() -> dict[str, str]:
+    """Return an environment in which Ray stays on this machine and tells nobody of it."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Despite its name: without it Ray takes 127.0.0.1 for a mistake and listens on all interfaces.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    }
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
