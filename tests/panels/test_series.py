@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trainkit.history import metrics_frame
+from trainkit.panels import series
 from trainkit.panels.series import History, Points, thinned
 from trainkit.streams import Appender
 
@@ -129,3 +130,76 @@ def test_a_file_that_was_replaced_is_read_anew(stream: Appender) -> None:
     stream.path.write_bytes(b'{"attempt":1,"step":1,"loss":7}\n')
     history.read()
     assert history.metrics["loss"].y.tolist() == [7.0]
+
+
+def write_lines(path: Path, count: int, *, spike_at: int) -> None:
+    """A stream of so many lines, flat but for one point."""
+    line = '{"attempt":1,"epoch":1,"step":STEP,"time":1.0,"loss":LOSS}\n'
+    lines = (line.replace("STEP", str(n)).replace("LOSS", "9.0" if n == spike_at else "1.0") for n in range(count))
+    path.write_text("".join(lines))
+
+
+def test_a_long_stream_is_sampled_first_and_then_read_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once there is a sample from first to last; after some calls every point is there, what came since too."""
+    monkeypatch.setattr(series, "SAMPLED_FROM_BYTES", 100_000)
+    monkeypatch.setattr(series, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(series, "SAMPLES", 10)
+    monkeypatch.setattr(series, "CATCH_UP_S", 0.0)
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, 20_000, spike_at=7_003)
+    history = History(path)
+    assert history.read()
+    assert not history.complete
+    points = history.metrics["loss"]
+    assert (points.x[0], points.x[-1]) == (0, 19_999)
+    assert 500 < points.count < 1_000
+    assert points.y.max() == 1.0, "the sample has missed the spike; else this shows nothing"
+    generation = history.generation
+    assert not history.read(), "nothing new yet"
+    with path.open("a") as file:
+        file.write('{"attempt":1,"epoch":1,"step":20000,"time":1.0,"loss":2.0}\n')
+    assert history.read()
+    assert history.metrics["loss"].x[-1] == 20_000
+    monkeypatch.setattr(series, "CATCH_UP_S", 60.0)
+    assert history.read()
+    assert history.complete
+    assert history.generation > generation
+    points = history.metrics["loss"]
+    assert points.x.tolist() == list(range(20_001))
+    assert (points.y[7_003], points.y[-1]) == (9.0, 2.0)
+
+
+def test_a_metric_is_thinned_in_memory_and_keeps_its_peaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit the lowest and highest of neighbours stay, in order, and the last point as it is."""
+    monkeypatch.setattr(series, "MOST_POINTS", 1_000)
+    path = tmp_path / "metrics.jsonl"
+    write_lines(path, 10_001, spike_at=7_003)
+    history = History(path)
+    history.read()
+    points = history.metrics["loss"]
+    assert 500 <= points.count <= 1_000
+    assert np.all(np.diff(points.x) > 0)
+    assert points.x[-1] == 10_000
+    assert points.x[points.y.argmax()] == 7_003
+    assert points.y.max() == 9.0
+    assert history.generation > 0
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0], [1.0] * 4, [np.nan] * 4, [np.nan, 5.0, np.nan, 0.0]]
+)
+def test_of_four_points_two_stay(values: list[float]) -> None:
+    """The extremes where there are any, always two, in the order of their steps."""
+    points = Points()
+    points.extend(np.arange(5.0), np.array([*values, 7.0]))
+    points.thin()
+    assert points.count == 3
+    assert np.all(np.diff(points.x) > 0)
+    assert points.y[-1] == 7.0
+    finite = [value for value in values if np.isfinite(value)]
+    if finite:
+        assert {min(finite), max(finite)} <= set(points.y.tolist())

@@ -107,7 +107,7 @@ class JobFeed:
         grown = self.history.read()
         output, output_anew = self._printed.read()
         card = self.card(record)
-        ended, self.ended = self.ended, record.status.terminal
+        ended, self.ended = self.ended, record.status.terminal and self.history.complete
         now = self._ticks()
         starting = now - self._began < _SETTLING_S
         if (
@@ -148,7 +148,7 @@ class JobFeed:
         self.record = record = self.store.observe(self.job_id)
         self.history.read()
         self._printed.read()
-        self.ended = record.status.terminal
+        self.ended = record.status.terminal and self.history.complete
         return self._full(self.card(record), self._ticks())
 
     def window(self, names: list[str], low: float, high: float) -> Message:

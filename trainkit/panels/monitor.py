@@ -78,7 +78,7 @@ def settle(panel: Panel, job: Job, feed: JobFeed, *, keep: bool) -> None:
     """
     try:
         record = job.record
-        data = bundle(job)
+        data = bundle(job, feed.history)
     except UnknownJobError:
         if feed.record is None:
             raise

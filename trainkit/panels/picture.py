@@ -32,10 +32,15 @@ _MOST_CHANGES = 6
 Changes = list[dict[str, Any]]
 
 
-def bundle(job: Job) -> dict[str, str]:
-    """Return the stored output of a job that has ended, by MIME type."""
+def bundle(job: Job, history: History | None = None) -> dict[str, str]:
+    """Return the stored output of a job that has ended, by MIME type.
+
+    Args:
+        job: the job.
+        history: its metrics, if somebody has read them already.
+    """
     record = job.record
-    history, happened = History(job.paths.metrics), Happened(job.paths.events)
+    history, happened = history or History(job.paths.metrics), Happened(job.paths.events)
     history.read()
     happened.read()
     changes = happened.changes(history.begins)

@@ -1,14 +1,18 @@
 """The points of a metrics stream, read as it grows, and thinned to what a chart can show.
 
-Only files are read, so a chart serves every runner and every process.  Points are kept as numpy arrays: a
-stream of a million lines takes 30 MB and under a second.
+Only files are read, so a chart serves every runner and every process.  Points are kept as numpy arrays.  A long
+stream is drawn from a sample at first, and from all of it, with every peak, once it was read by the way; of a
+metric no more than a million points are kept, the lowest and the highest of those that lie together.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -20,7 +24,14 @@ from trainkit.recorder import RESERVED
 Floats = NDArray[np.float64]
 
 #: Bytes that are decoded at once: enough for speed, little enough to let other threads run in between.
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
+#: A metric beyond so many points is thinned by half, so that no stream is too long for memory: these take 16 MB.
+MOST_POINTS = 1_000_000
+#: A stream beyond this size is sampled first, at so many places, and read by the way, for so long at a call.
+SAMPLED_FROM_BYTES = 64 << 20
+SAMPLES = 2000
+CATCH_UP_S = 0.05
+_SAMPLE_BYTES = 4096
 _NOT_METRICS = frozenset({*RESERVED, "epoch"})
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
@@ -67,6 +78,22 @@ class Points:
         self.count = total
         return in_order
 
+    def thin(self) -> None:
+        """Keep the lowest and the highest of every four points: half of them, and every peak."""
+        body = (self.count - 1) // 4 * 4  # the last points stay as they are
+        x, y = self._x[:body].reshape(-1, 4), self._y[:body].reshape(-1, 4)
+        low = np.where(np.isfinite(y), y, np.inf).argmin(axis=1)
+        high = np.where(np.isfinite(y), y, -np.inf).argmax(axis=1)
+        chosen = np.stack([np.minimum(low, high), np.maximum(low, high)], axis=1)
+        chosen[:, 1] += chosen[:, 0] == chosen[:, 1]  # where all are equal, or none is finite
+        chosen[:, 0] -= chosen[:, 1] == 4
+        np.minimum(chosen, 3, out=chosen)
+        kept = (np.arange(len(x))[:, None], chosen)
+        x, y = x[kept].ravel(), y[kept].ravel()
+        rest = slice(body, self.count)
+        self._x, self._y = np.concatenate([x, self._x[rest]]), np.concatenate([y, self._y[rest]])
+        self.count = len(self._x)
+
     def cut(self, step: float) -> None:
         """Drop the points from a step on: a resumed attempt repeats them."""
         self.count = int(np.searchsorted(self.x, step))
@@ -94,28 +121,70 @@ class History:
         self.begins: dict[int, float] = {}
         self._offset = 0
         self._attempt = 0
+        self._behind: History | None = None
 
     def read(self) -> bool:
-        """Read what the stream has got since the last call; return whether there was anything."""
+        """Read what the stream has got since the last call; return whether there is anything new to draw."""
         try:
             with open(self.path, "rb") as file:
-                file.seek(0, 2)
-                if file.tell() < self._offset:  # another job's stream of the same name
-                    self.metrics, self.begins, self._offset, self._attempt = {}, {}, 0, 0
-                    self.generation += 1
-                file.seek(self._offset)
-                found = False
-                while data := file.read(CHUNK_BYTES):
-                    end = data.rfind(b"\n") + 1
-                    if not end:
-                        break
-                    file.seek(self._offset + end)
-                    self._offset += end
-                    self._take(_decoded(data[:end]))
-                    found = True
-                return found
+                size = file.seek(0, os.SEEK_END)
+                if size < self._offset:  # another job's stream of the same name
+                    self._become(History(self.path))
+                if not self._offset and size > SAMPLED_FROM_BYTES:
+                    self._sample(file, size)
+                found = self._go_on(file)
+                return self._catch_up(file) or found
         except FileNotFoundError:
             return False
+
+    @property
+    def complete(self) -> bool:
+        """Whether all lines were read, rather than a sample of them so far."""
+        return self._behind is None
+
+    def _go_on(self, file: BinaryIO, *, until: float = math.inf) -> bool:
+        """Read from where the last call ended to the end, or until a time on the clock of ``time.monotonic``."""
+        file.seek(self._offset)
+        found = False
+        while time.monotonic() < until and (data := file.read(CHUNK_BYTES)):
+            end = data.rfind(b"\n") + 1
+            if not end:
+                break
+            self._offset += end
+            file.seek(self._offset)
+            self._take(_decoded(data[:end]))
+            found = True
+        return found
+
+    def _sample(self, file: BinaryIO, size: int) -> None:
+        """Read some lines at many places, and have another history read all of them little by little."""
+        tail = size - CHUNK_BYTES
+        parts = []
+        for place in np.linspace(0, tail, SAMPLES, dtype=np.int64).tolist():
+            file.seek(place)
+            data = file.read(_SAMPLE_BYTES)
+            first = data.find(b"\n") + 1 if place else 0
+            parts.append(data[first : data.rfind(b"\n") + 1])
+        self._take(_decoded(b"".join(parts)))
+        file.seek(tail)
+        self._offset = tail + file.read(CHUNK_BYTES).find(b"\n") + 1
+        self._behind = History(self.path)
+
+    def _catch_up(self, file: BinaryIO) -> bool:
+        """Read some of what was only sampled; return whether all is read by now."""
+        behind = self._behind
+        if behind is None:
+            return False
+        behind._go_on(file, until=time.monotonic() + CATCH_UP_S)
+        if behind._offset < self._offset:
+            return False
+        self._become(behind)
+        return True
+
+    def _become(self, other: History) -> None:
+        self.metrics, self.begins, self._behind = other.metrics, other.begins, None
+        self._offset, self._attempt = other._offset, other._attempt
+        self.generation += 1
 
     def _take(self, rows: list[dict[str, Any]]) -> None:
         first = 0
@@ -143,7 +212,12 @@ class History:
             having = [row for row in rows if name in row]
             x = _floats(row.get("step", 0) for row in having)
             y = _floats(row[name] for row in having)
-            if not self.metrics.setdefault(name, Points()).extend(x, y):
+            points = self.metrics.setdefault(name, Points())
+            in_order = points.extend(x, y)
+            while points.count > MOST_POINTS:
+                points.thin()
+                in_order = False
+            if not in_order:
                 self.generation += 1
 
 

@@ -1,0 +1,244 @@
+"""What a loop keeps of its speed when all is on: a log at every step, checkpoints, stop and pause, the open panel.
+
+Ours runs in a real kernel whose panel is open and refreshed; the bare loop runs in turn with it, in the same
+kernel.  The others log as often, show a progress bar and save as often; each is beside its own bare loop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from frame import FOLDER, Figure, Plan, apart, in_turn, median, median_or_none
+
+#: By the length of a step: the width of the network and its batch, and what must be kept.
+STEPS = {"0.3 ms": (32, 32, "≥ 0.99"), "10 ms": (640, 640, "≥ 0.995")}
+SAVE_EVERY_S = 10.0
+PEERS = ("TensorBoard", "trackio", "W&B offline", "Accelerate + TensorBoard")
+
+
+def measure(plan: Plan) -> Iterator[Figure]:
+    """Yield for each length of a step the share of the bare loop's steps per second that is kept."""
+    seconds = 1.0 if plan.quick else 11.0
+    names = PEERS if plan.peers else ()
+    for told, (width, rows, goal) in STEPS.items():
+        peers = [
+            lambda name=name, width=width, rows=rows: apart(
+                beside_bare, name=name, width=width, rows=rows, seconds=min(seconds, 4.0), python=plan.peers
+            )
+            for name in names
+        ]
+        told_ours = {"width": width, "rows": rows, "seconds": seconds, "turns": plan.repeats}
+        ours, *theirs = in_turn(1, lambda told=told_ours: apart(in_kernel, **told), *peers)
+        pairs = ours[0] if ours else []
+        shares = [watched / bare for bare, watched in pairs]
+        bare = median([bare for bare, _ in pairs])
+        yield Figure(
+            f"own loop of {told} a step, all on", "steps/s", median([watched for _, watched in pairs]), len(pairs),
+            floor=("bare", bare), ratio=median(shares), of="of bare", goal=goal,
+            peers={name: median_or_none(found) for name, found in zip(names, theirs, strict=True)},
+            note=f"{1e3 / bare:.2f} ms a step; the others are shares of their bare loops", detail={"pairs": pairs},
+        )  # fmt: skip
+
+
+# --- the step -----------------------------------------------------------------------------------------
+
+
+class Training:
+    """A small network and its batches, as people write them."""
+
+    def __init__(self, width: int, rows: int) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.ReLU(), torch.nn.Linear(width, 1))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
+        self.batches = [(torch.randn(rows, width), torch.randn(rows, 1)) for _ in range(50)]
+        self.loss = torch.nn.functional.mse_loss
+
+    def step(self, x: Any, y: Any) -> Any:
+        """Make one step; return the loss, as a tensor."""
+        self.optimizer.zero_grad()
+        loss = self.loss(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss
+
+
+def bare_loop(training: Training, seconds: float, each: Callable[[int, Any], None] | None = None) -> float:
+    """Make steps for so long; return steps per second.  ``each(step, loss)`` is what is done besides."""
+    began = time.perf_counter()
+    step = 0
+    while time.perf_counter() - began < seconds:
+        for x, y in training.batches:
+            loss = training.step(x, y)
+            step += 1
+            if each is not None:
+                each(step, loss)
+    return step / (time.perf_counter() - began)
+
+
+# --- ours, in a kernel --------------------------------------------------------------------------------
+
+_CELLS = """
+import sys, threading
+sys.path.insert(0, {folder!r})
+import trainkit as tk
+from watched_loop import Training, bare_loop, watched
+training = Training({width}, {rows})
+"""
+_BARE = """
+import threading
+kept = []
+thread = threading.Thread(target=lambda: kept.append(bare_loop(training, {seconds})))
+thread.start()
+"""
+_WATCHED = "job = tk.submit(watched, training=training, seconds={seconds})\njob"
+
+
+def watched(run: Any, training: Training, seconds: float) -> float:
+    """The same loop as a job."""
+    run.track(model=training.model, optimizer=training.optimizer)
+    began = time.perf_counter()
+    for _ in run.epochs(1_000_000):
+        for x, y in run.batches(training.batches):
+            loss = training.step(x, y)
+            run.log(loss=loss, lr=1e-3)
+        if time.perf_counter() - began >= seconds:
+            return float(run.step / (time.perf_counter() - began))
+    raise AssertionError("a million epochs in so short a time")
+
+
+def in_kernel(width: int, rows: int, seconds: float, turns: int) -> list[tuple[float, float]]:
+    """Return (bare, watched) steps per second, in turn, in one kernel."""
+    from jupyter_client.manager import KernelManager
+
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env={**os.environ, "TRAINKIT_PANELS": "on"})
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        updates = 0
+
+        def cell(code: str) -> str:
+            reply = client.execute_interactive(code, timeout=120, output_hook=lambda message: said.append(message))
+            assert reply["content"]["status"] == "ok", reply["content"]
+            return "".join(
+                message["content"].get("text", "") for message in said if message["msg_type"] == "stream"
+            )
+
+        said: list[Any] = []
+        cell(_CELLS.format(folder=str(FOLDER), width=width, rows=rows))
+        cell("bare_loop(training, 0.5)")
+        found = []
+        for _ in range(turns):
+            said.clear()
+            cell(_BARE.format(seconds=seconds))
+            _drained(client, seconds + 0.3)
+            cell("thread.join()")
+            said.clear()
+            cell(_WATCHED.format(seconds=seconds))
+            updates += _drained(client, seconds + 0.3)
+            said.clear()
+            found.append(json.loads(cell("print([kept[0], job.result()])")))
+        assert updates > turns * seconds, f"the panel was not live: {updates} messages"
+        return found
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def _drained(client: Any, seconds: float) -> int:
+    """Read what the kernel publishes for so long, as a front end does; return how many updates of widgets came."""
+    import queue
+
+    until = time.monotonic() + seconds
+    updates = 0
+    while (left := until - time.monotonic()) > 0:
+        try:
+            message = client.get_iopub_msg(timeout=left)
+        except queue.Empty:
+            break
+        updates += message["msg_type"] == "comm_msg"
+    return updates
+
+
+# --- others, each beside its own bare loop ---------------------------------------------------------------
+
+
+def beside_bare(name: str, width: int, rows: int, seconds: float) -> float:
+    """Return the share of the bare loop's speed that is kept with another library: the median of three pairs."""
+    import torch
+    from tqdm import tqdm
+
+    training = Training(width, rows)
+    log = LIBRARIES[name](training)
+    bar = tqdm(file=open(os.devnull, "w"))  # noqa: SIM115 - for as long as the process
+    saved_at = time.perf_counter()
+
+    def each(step: int, loss: Any) -> None:
+        nonlocal saved_at
+        log(step, loss)
+        bar.update()
+        if time.perf_counter() - saved_at > SAVE_EVERY_S:
+            torch.save(
+                {"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}, "c.pt"
+            )
+            saved_at = time.perf_counter()
+
+    bare_loop(training, 0.5, each)
+    shares = []
+    for _ in range(3):
+        bare = bare_loop(training, seconds)
+        shares.append(bare_loop(training, seconds, each) / bare)
+    return median(shares)
+
+
+def _tensorboard(training: Training) -> Callable[[int, Any], None]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter("tensorboard")
+
+    def log(step: int, loss: Any) -> None:
+        writer.add_scalar("loss", loss.item(), step)
+        writer.add_scalar("lr", 1e-3, step)
+
+    return log
+
+
+def _trackio(training: Training) -> Callable[[int, Any], None]:
+    os.environ["TRACKIO_DIR"] = str(Path("trackio").absolute())
+    import trackio
+
+    trackio.init(project="benchmark", embed=False)
+    return lambda step, loss: trackio.log({"loss": loss.item(), "lr": 1e-3}, step=step)
+
+
+def _wandb(training: Training) -> Callable[[int, Any], None]:
+    os.environ["WANDB_SILENT"] = "true"
+    import wandb
+
+    run = wandb.init(mode="offline", project="benchmark", dir=os.getcwd())
+    return lambda step, loss: run.log({"loss": loss.item(), "lr": 1e-3})
+
+
+def _accelerate(training: Training) -> Callable[[int, Any], None]:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir="accelerate")
+    accelerator.init_trackers("benchmark")
+    return lambda step, loss: accelerator.log({"loss": loss.item(), "lr": 1e-3}, step=step)
+
+
+LIBRARIES = {
+    "TensorBoard": _tensorboard,
+    "trackio": _trackio,
+    "W&B offline": _wandb,
+    "Accelerate + TensorBoard": _accelerate,
+}
