@@ -494,6 +494,19 @@ def test_a_damaged_table_is_explained(root: Path, page: Any) -> None:
     assert "line 3" in seen.hears("refused", about="table")["message"]
 
 
+def test_a_damaged_table_leaves_nothing_of_the_one_before(root: Path, page: Any) -> None:
+    """After a table that cannot be read, a check says nothing of the table that was chosen before it."""
+    (root / "good.csv").write_text(PENGUINS)
+    (root / "bad.csv").write_text("a,b\n1,2\n3\n")
+    seen = page(tk.launcher())
+    seen.say(type="preview", path="good.csv")
+    seen.hears("preview")
+    seen.say(type="preview", path="bad.csv")
+    seen.hears("refused", about="table")
+    seen.say(type="check", values={"target": "species"}, number=7)
+    assert "plan" not in seen.hears("problems", number=7)
+
+
 # --- text --------------------------------------------------------------------------------------------
 
 

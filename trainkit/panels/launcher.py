@@ -145,6 +145,7 @@ class Launcher(Panel):
     def _preview(self, path: str) -> Message:
         if path not in [table["path"] for table in tables(self.store.root)]:
             raise OptionError(f"{path!r} is not one of the tables below {self.store.root}")
+        self._table = None  # whatever comes of this one, nothing is said of the one before
         frame = read_table(self.store.root / path)
         self._table = (path, frame)
         return {"type": "preview", "path": path, **preview(frame)}, []

@@ -121,7 +121,9 @@ class LauncherView {
     this.checking = setTimeout(() => this.wire.send({ type: "check", values: this.values(), number: this.number }), 250);
   }
 
-  takeProblems({ problems, plan, refused }) {
+  takeProblems({ problems, plan, refused, number }) {
+    // What was found of an earlier table, or of values that have changed since, says nothing any more.
+    if (this.form.of === "table" && number !== this.number) return;
     for (const [name, entry] of this.inputs) {
       const text = entry.touched && problems[name] ? problems[name] : "";
       say(entry.problem, text);
@@ -141,6 +143,8 @@ class LauncherView {
   }
 
   choose(path) {
+    clearTimeout(this.checking);
+    this.number = (this.number ?? 0) + 1;
     this.path = path;
     this.tables.value = path;
     this.start.disabled = true;
@@ -182,7 +186,8 @@ class LauncherView {
     this.start.disabled = true;
     say(this.status, "Checking and starting …");
     for (const entry of this.inputs.values()) entry.touched = true;
-    this.wire.send({ type: "check", values: this.values() });
+    this.number = (this.number ?? 0) + 1;
+    this.wire.send({ type: "check", values: this.values(), number: this.number });
     const sent = this.wire.send({ type: "start", values: this.values(), path: this.path, runner: this.runner.value, name: this.name.value });
     if (!sent) return this.lost(true);
     this.waiting = setTimeout(() => say(this.status, "The kernel is busy with a cell; the job starts when that has ended."), 3000);
