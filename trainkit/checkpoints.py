@@ -19,7 +19,7 @@ import msgspec
 from trainkit.errors import CheckpointError, telling
 from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo
-from trainkit.store import remove_temporary, sync_folder, write_atomically
+from trainkit.store import read_whole, remove_temporary, sync_folder, write_atomically
 
 #: How many hashes are kept when it is not known which of them belong to a file.
 _MOST_KNOWN = 100
@@ -322,7 +322,9 @@ def generations(paths: JobPaths) -> list[Generation]:
     """
     path = _manifest(paths)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=list[Generation]) if path.exists() else []
+        return msgspec.json.decode(read_whole(path), type=list[Generation])
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

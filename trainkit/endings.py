@@ -30,6 +30,8 @@ class Ending:
     error: ErrorInfo | None = None
 
 
+#: How many characters of an exception's text are kept: a record is read all the time.
+_TEXT, _LINE = 50_000, 1_000
 #: What a reader says when nobody runs a job that has not ended.
 LOST = Ending(Status.INTERRUPTED, EndedBy.LOST, "its process vanished")
 
@@ -67,8 +69,10 @@ def failed(error: BaseException, *, doing: str = "", hide: str | None = None) ->
         hide: a file of ours whose frames at the top of the traceback say nothing to the user.
     """
     info = error_info(error, hide=hide)
-    first_line = (info.message.splitlines() or [""])[0]
+    first_line = shortened((info.message.splitlines() or [""])[0], _LINE)
     told = f"{doing}: {first_line}" if doing else f"{info.type}: {first_line}"
+    if isinstance(error, SystemExit):
+        told = f"the function called sys.exit({'' if error.code is None else shortened(repr(error.code), _LINE)})"
     return Ending(Status.FAILED, EndedBy.EXCEPTION, told.rstrip(": "), info)
 
 
@@ -106,4 +110,16 @@ def error_info(error: BaseException, *, hide: str | None = None) -> ErrorInfo:
         message = str(error)
     except Exception as failure:  # noqa: BLE001 - a class of the user's, which may raise anything
         message = f"(its text cannot be had: {type(failure).__name__})"
-    return ErrorInfo(type=type(error).__name__, message=message, traceback="".join(lines))
+    return ErrorInfo(type(error).__name__, shortened(message, _TEXT), shortened("".join(lines), _TEXT))
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return a text, without its middle if it is longer than so many characters.
+
+    >>> shortened("abcdefghij", 4)
+    'ab… (6 characters left out) …ij'
+    """
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}… ({len(text) - 2 * half:,} characters left out) …{text[-half:]}"

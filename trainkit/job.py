@@ -417,7 +417,7 @@ class Job:
         told = record.error.message if record.error else record.message
         if record.status is Status.FAILED:
             error = self._outcome(record)[1]
-            if error is None:
+            if not isinstance(error, Exception):  # not known here, or it would end whoever asks: SystemExit, say
                 info = record.error
                 error = JobFailedError(
                     f"{info.type}: {info.message}\n\n{info.traceback}" if info else record.message

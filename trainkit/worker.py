@@ -185,7 +185,7 @@ def tell_failure(store: Store, record: Record, error: Exception) -> None:
     """
     if not record.status.terminal:
         put(record, failed(error), now=time.time())
-    with contextlib.suppress(StoreError):
+    with contextlib.suppress(StoreError, MemoryError):
         store.write_record(record, durable=True)
 
 

@@ -7,6 +7,8 @@ them to stop and save, since whoever shuts down a kernel is not waiting.
 from __future__ import annotations
 
 import atexit
+import concurrent.futures.thread  # noqa: F401 - its own registration must come before ours, see below
+import contextlib
 import contextvars
 import os
 import sys
@@ -14,7 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 
-from trainkit.errors import OptionError, RunnerError, TaskError
+from trainkit.errors import OptionError, RunnerError, StoreError, TaskError, TrainkitError
 from trainkit.locks import FileLock
 from trainkit.output import captured
 from trainkit.owners import this_process
@@ -28,11 +30,15 @@ from trainkit.worker import Outcome, tell_failure, work
 
 #: How long an ending kernel waits for its jobs to save.
 EXIT_GRACE_S = 10.0
+#: The exit code of a script that was interrupted while it waited for a job that does not listen (128 + SIGINT).
+_EXIT_INTERRUPTED = 130
 #: How many ended jobs keep what they returned for whoever asks later.
 _KEPT_OUTCOMES = 16
 
 _outcomes: OrderedDict[str, Outcome] = OrderedDict()
-_threads: dict[str, tuple[threading.Thread, Store, str]] = {}
+#: The jobs that run or wait here.  Each thread sets its event last: a ``join`` that Ctrl-C cuts off takes the thread
+#: for ended from then on (https://github.com/python/cpython/issues/90882), so nobody joins them.
+_running: dict[str, tuple[threading.Event, Store, str]] = {}
 _ending = threading.Event()
 
 
@@ -58,14 +64,19 @@ def submit(
     # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
     # LookupError without it), and it is a copy, so that nothing set there comes back into the notebook.
     context = contextvars.copy_context()
+    over = threading.Event()
     thread = threading.Thread(
         target=context.run,
-        args=(_run, store, record, task, outcome, lock, ticket, handle.requests_offset),
+        args=(_run, store, record, task, outcome, lock, ticket, handle.requests_offset, over),
         name=f"trainkit-{record.job_id}",
         daemon=_interactive(),
     )
-    _threads[_key(store, record)] = (thread, store, record.job_id)
-    thread.start()
+    _running[_key(store, record)] = (over, store, record.job_id)
+    try:
+        thread.start()
+    except BaseException:  # the system has no room for one more
+        del _running[_key(store, record)], _outcomes[_key(store, record)]
+        raise
 
 
 def poll(store: Store, record: Record) -> bool | None:
@@ -103,6 +114,7 @@ def _run(
     lock: FileLock,
     ticket: Ticket,
     requests_offset: int,
+    over: threading.Event,
 ) -> None:
     try:
         recorder = Recorder(store, record, requests_offset=requests_offset)
@@ -116,10 +128,11 @@ def _run(
         tell_failure(store, record, error)
     finally:
         outcome.settled.set()
-        _threads.pop(_key(store, record), None)
         _forget_old_outcomes()
         ticket.close()
         lock.release()
+        _running.pop(_key(store, record), None)
+        over.set()
 
 
 def _forget_old_outcomes() -> None:
@@ -135,7 +148,7 @@ def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:
         return
     try:
         write_atomically(path, dump_task(task), durable=False)
-    except TaskError:
+    except (TaskError, StoreError):
         # Live objects are what a thread is for.  Such a job ends with its process; `resume` says why.
         return
 
@@ -145,18 +158,45 @@ def _interactive() -> bool:
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
+def _end_with_the_interpreter() -> None:
+    """A script waits for its jobs, a notebook's kernel has them stop and save, while all of Python still works."""
+    try:
+        if not _interactive():
+            for over, _, _ in list(_running.values()):
+                over.wait()
+    except KeyboardInterrupt:
+        sys.stderr.write("trainkit: its jobs save and end at their next step; Ctrl-C again leaves at once\n")
+    _stop_all()
+
+
+# Before Python's own waiting for threads: from there on no pool takes work, and no module that has one can be
+# imported, torch for example.  The last that is registered is called first, so the pools' own goes before ours.
+threading._register_atexit(_end_with_the_interpreter)  # type: ignore[attr-defined]
+
+
 @atexit.register
 def _stop_all() -> None:
-    """A thread that is inside torch when the interpreter is torn down aborts the process: have it end first."""
+    """A thread that is inside torch when the interpreter is torn down aborts the process: have it end first.
+
+    One that does not listen is left running; the process exits around it, without the rest of the tearing down.
+    """
     _ending.set()
-    threads = list(_threads.values())
-    for _, store, job_id in threads:
-        store.request(job_id, "shutdown")
-    give_up_at = time.monotonic() + EXIT_GRACE_S
-    for thread, _, _ in threads:
-        thread.join(max(0.0, give_up_at - time.monotonic()))
+    jobs = list(_running.values())
+    # A second Ctrl-C, or more of them, means it.
+    with contextlib.suppress(KeyboardInterrupt):
+        for _, store, job_id in jobs:
+            with contextlib.suppress(TrainkitError):  # its files are gone, say: it is waited for all the same
+                store.request(job_id, "shutdown")
+        give_up_at = time.monotonic() + EXIT_GRACE_S
+        for over, _, _ in jobs:
+            over.wait(max(0.0, give_up_at - time.monotonic()))
+    if not all(over.is_set() for over, _, _ in jobs):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):  # whatever they were replaced by
+                stream.flush()
+        os._exit(0 if _interactive() else _EXIT_INTERRUPTED)
 
 
 if hasattr(os, "register_at_fork"):
     # A forked child has none of the threads, but would run the function above when it ends.
-    os.register_at_fork(after_in_child=_threads.clear)
+    os.register_at_fork(after_in_child=_running.clear)
