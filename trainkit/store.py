@@ -218,7 +218,6 @@ class Store:
 
     def _as_it_is(self, record: Record) -> Record:
         """Return a record that was read a moment ago with the state that is true now."""
-        job_id = record.job_id
         if record.status.terminal:
             return record
         try:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from trainkit.store import Store
 from trainkit.streams import tail
 
@@ -19,7 +21,7 @@ def counts(variant: str, kills: int, folder: Path) -> dict[str, int]:
         [sys.executable, str(HARNESS), variant, str(kills), str(folder)],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=500,
     )
     assert out.returncode == 0, out.stderr
     found: dict[str, int] = json.loads(out.stdout)
@@ -48,3 +50,12 @@ def test_the_harness_finds_a_writer_that_rewrites_in_place(tmp_path: Path) -> No
     seen = counts("naive", 40, tmp_path)
     assert seen["torn"] > 0
     assert seen["torn after a kill"] + seen["called RUNNING while dead"] == 40
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_many_kills_leave_no_torn_record_and_no_lie(tmp_path: Path) -> None:
+    """2,000 kills."""
+    seen = counts("trainkit", 2000, tmp_path)
+    lost = ("torn", "missing", "torn after a kill", "called RUNNING while dead", "called dead while alive")
+    assert {name: seen.get(name, 0) for name in lost} == dict.fromkeys(lost, 0)

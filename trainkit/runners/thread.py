@@ -36,7 +36,7 @@ _EXIT_INTERRUPTED = 130
 _KEPT_OUTCOMES = 16
 
 _outcomes: OrderedDict[str, Outcome] = OrderedDict()
-#: The jobs that run or wait here.  Each thread sets its event last: a ``join`` that Ctrl-C cuts off takes the thread
+#: The jobs that run or wait here.  Each thread sets its event last: a ``join`` that Ctrl-C cuts off takes a thread
 #: for ended from then on (https://github.com/python/cpython/issues/90882), so nobody joins them.
 _running: dict[str, tuple[threading.Event, Store, str]] = {}
 _ending = threading.Event()
