@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from trainkit.endings import LOST, put
+from trainkit.endings import LOST, failed, put
 from trainkit.errors import (
     NO_ROOM,
     JobExistsError,
@@ -389,6 +389,17 @@ class Store:
     def write_record(self, record: Record, *, durable: bool) -> None:
         """Replace the record.  Only the owner may call this."""
         write_atomically(self.paths(record.job_id).record, encode(record), durable=durable)
+
+    def tell_failure(self, record: Record, error: Exception) -> None:
+        """Write the end of a job for which that could not be done in the ordinary way: the disk is full, say.
+
+        Where even this cannot be written, nobody runs the job, which is what readers find and tell.  Only its
+        owner may call this.
+        """
+        if not record.status.terminal:
+            put(record, failed(error), now=time.time())
+        with contextlib.suppress(StoreError, MemoryError):
+            self.write_record(record, durable=True)
 
     def write_handle(self, job_id: str, handle: Handle) -> None:
         """Replace the handle.  Only the owner may call this."""

@@ -6,21 +6,19 @@ starts several, without the descriptors, as the ranks of one job.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 import trainkit
 from trainkit.boundary import StopRun
 from trainkit.checkpoints import save, take_up
-from trainkit.endings import Ending, error_info, failed, interrupted, put
+from trainkit.endings import Ending, error_info, failed, interrupted
 from trainkit.errors import CheckpointError, RecordError, StoreError, TaskError
 from trainkit.locks import FileLock
 from trainkit.modelfile import exported
@@ -178,17 +176,6 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
     return Ending(Status.COMPLETED, ended_by, message)
 
 
-def tell_failure(store: Store, record: Record, error: Exception) -> None:
-    """Write the end of a job for which that could not be done in the ordinary way: the disk is full, say.
-
-    Where even this cannot be written, nobody runs the job, which is what readers find and tell.
-    """
-    if not record.status.terminal:
-        put(record, failed(error), now=time.time())
-    with contextlib.suppress(StoreError, MemoryError):
-        store.write_record(record, durable=True)
-
-
 def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
     """Write the model file, if there is a model; what was returned goes before what is tracked."""
     for candidate in (returned, tracked):
@@ -285,7 +272,7 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
         raise
     except Exception as error:
         if ranks.rank == 0:
-            tell_failure(store, recorder.record, error)
+            store.tell_failure(recorder.record, error)
         raise
 
 

@@ -129,7 +129,7 @@ def test_a_job_on_a_full_disk_can_be_stopped_and_goes_on_later(
     root: Path, disk: Path, eventually: Eventually, runner: str
 ) -> None:
     """Stop works without a byte of room; the last checkpoint is whole, and resuming it reaches the end."""
-    job = tk.submit(trains, steps=1500, pause_s=0.005, runner=runner, root=disk)
+    job = tk.submit(trains, steps=600, pause_s=0.003, runner=runner, root=disk)
     eventually(lambda: job.record.checkpoint is not None, within_s=60)
     filler = fill(disk)
     assert no_room(disk)
@@ -139,9 +139,9 @@ def test_a_job_on_a_full_disk_can_be_stopped_and_goes_on_later(
     assert saved["tracked"]["model"]["weight"].shape == (100, 100)
     filler.unlink()
     assert job.resume(runner="thread") is not Status.STOPPED
-    assert job.result(60) == 1500
+    assert job.result(60) == 600
     steps = {line["step"] for line in tail(job.paths.metrics)[0]}
-    assert steps >= set(range(info.step or 0, 1501))
+    assert steps >= set(range(info.step or 0, 601))
 
 
 def test_a_job_that_completes_on_a_full_disk_says_so(root: Path, disk: Path, eventually: Eventually) -> None:

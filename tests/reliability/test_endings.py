@@ -68,29 +68,31 @@ def wrong(name: str, expected: tuple[str, str, str], record: Record) -> list[str
 
 
 @pytest.fixture
-def mark(monkeypatch: pytest.MonkeyPatch) -> str:
+def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A word in the environment of all processes that a test starts."""
     word = uuid.uuid4().hex
     monkeypatch.setenv(MARK, word)
-    return word
+    yield word
+    for process in marked(word):  # a test that fails leaves nobody behind either
+        process.kill()
 
 
-def left(mark: str) -> list[str]:
+def marked(mark: str) -> list[psutil.Process]:
     """The processes that carry a mark, and are not this one."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             if process.pid != os.getpid() and process.environ().get(MARK) == mark:
-                found.append(" ".join(process.cmdline()))
+                found.append(process)
     return found
 
 
 def gone_within_a_second(mark: str) -> None:
     """Nobody is there a second after the end."""
     give_up_at = time.monotonic() + 1.0
-    while (found := left(mark)) and time.monotonic() < give_up_at:
+    while marked(mark) and time.monotonic() < give_up_at:
         time.sleep(0.02)
-    assert left(mark) == [], found
+    assert marked(mark) == []
 
 
 def host(script: str, **environment: str) -> subprocess.Popen[str]:

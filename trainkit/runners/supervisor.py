@@ -13,13 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trainkit.errors import TrainkitError
 from trainkit.handover import Errand, receive, send
 from trainkit.locks import FileLock
 from trainkit.orphans import adopt_orphans
 from trainkit.owners import this_process
 from trainkit.recorder import Recorder
 from trainkit.runners.lifetime import Started, see_through
-from trainkit.runners.process import LARGE_TASK_BYTES, kill_session
+from trainkit.runners.process import LARGE_TASK_BYTES, kill_descendants, kill_session
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.spare import KEPT_S, answer
 from trainkit.runners.starter import Worker, start_worker
@@ -47,7 +48,13 @@ def serve(connection: socket.socket, worker: Worker | None, *, spare: bool) -> N
     store = Store(errand.root)
     lock = FileLock.inherited(errand.lock_fd, store.paths(errand.job_id).owner_lock)
     ticket = Ticket.inherited(errand.ticket_fd, Path(errand.ticket_path))
-    supervise(store, errand, ticket, worker)
+    try:
+        supervise(store, errand, ticket, worker)
+    except Exception as error:  # the disk is full, say
+        kill_descendants(os.getpid())
+        with contextlib.suppress(TrainkitError):  # it is gone, or nobody can read it: there is nothing to tell in
+            store.tell_failure(store.read(errand.job_id), error)
+        raise
     ticket.close()
     lock.release()
 

@@ -26,7 +26,7 @@ from trainkit.runners.queueing import wait_in_queue
 from trainkit.slots import Ticket
 from trainkit.store import Handle, Store, write_atomically
 from trainkit.task import Task, dump_task, load_task
-from trainkit.worker import Outcome, tell_failure, work
+from trainkit.worker import Outcome, work
 
 #: How long an ending kernel waits for its jobs to save.
 EXIT_GRACE_S = 10.0
@@ -125,7 +125,7 @@ def _run(
                 work(recorder, task, outcome)
     except Exception as error:  # noqa: BLE001 - what we did not foresee must not read as a job that vanished
         outcome.error = outcome.error or error
-        tell_failure(store, record, error)
+        store.tell_failure(record, error)
     finally:
         outcome.settled.set()
         _forget_old_outcomes()
