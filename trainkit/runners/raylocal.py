@@ -150,6 +150,7 @@ def loopback_environment() -> dict[str, str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_raylet_start_wait_time_s": f"{START_S:.0f}",  # for a busy machine
         # Despite its name: without it Ray takes 127.0.0.1 for a mistake and listens on all interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
