@@ -5,7 +5,7 @@ A DataLoader would cost a third to two thirds of a small network's speed here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ class Batches:
         hidden_share: how many of the values are hidden.
 
     The batches are views of one buffer: they change with :meth:`set_epoch`.
+
+    Attributes:
+        own_share: which part of the rows of a batch this rank got last.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Batches:
         )
         self._seed = seed
         self._hidden_share = hidden_share
+        self.own_share = 1.0
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -68,6 +72,32 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._views)
+
+    def shard(self, rank: int, world_size: int) -> Iterable[Batch]:
+        """Return the parts of all batches that one of several ranks gets, for :meth:`trainkit.run.Run.batches`.
+
+        Each batch is divided, so that with any number of ranks the steps are the same.
+        """
+        return _Shard(self, rank, world_size)
+
+
+class _Shard:
+    """One rank's parts of the batches."""
+
+    def __init__(self, batches: Batches, rank: int, world_size: int) -> None:
+        self._batches, self._rank, self._world_size = batches, rank, world_size
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            rows = len(batch[2])
+            first, last = (rows * each // self._world_size for each in (self._rank, self._rank + 1))
+            self._batches.own_share = (last - first) / rows
+            # A rank without a row still has to make the step: with one that counts nothing.
+            numbers, categories, targets = (each[first : max(last, first + 1)] for each in batch)
+            yield numbers, categories, targets
 
 
 def split(labels: Tensor, classes: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:

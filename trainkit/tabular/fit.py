@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,13 +77,23 @@ def fit(run: Run, data: pd.DataFrame | str | Path | None = None, **options: Any)
     run.best("val_loss", "min")
     total_steps = params["epochs"] * len(batches)
 
+    def meet(gradients: list[Tensor]) -> None:
+        """Make the gradients of this rank's rows those of the whole batch."""
+        if run.world_size > 1:
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            run.sum_over_ranks(flat.mul_(batches.own_share))
+            for gradient, part in zip(
+                gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True
+            ):
+                gradient.copy_(part.view_as(gradient))
+
     with threads_for(model.network, params["batch_size"]):
         for epoch in run.epochs(params["epochs"]):
             model.network.train()
             for batch in run.batches(batches):
                 step = run.step - 1
                 lr = run.params["lr"] * one_cycle(step / total_steps)
-                loss = train_step(model, optimizer, batch, lr)
+                loss = train_step(model, optimizer, batch, lr, meet)
                 if step % told.log_every == 0:
                     run.log(loss=loss, lr=lr)
             with run.phase("validating"):
@@ -113,15 +124,28 @@ def threads_for(network: TableNet, batch_size: int) -> AbstractContextManager[ob
 
 
 def train_step(
-    model: TableModel, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor, Tensor], lr: float
+    model: TableModel,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor, Tensor],
+    lr: float,
+    meet: Callable[[list[Tensor]], None],
 ) -> Tensor:
-    """Make one step, and return its loss without waiting for it."""
+    """Make one step, and return its loss without waiting for it.
+
+    Args:
+        model: what learns.
+        optimizer: of its parameters.
+        batch: numbers, categories and targets, (rows, …).
+        lr: the learning rate.
+        meet: given the gradients before the optimizer is, to change them in place.
+    """
     numbers, categories, targets = batch
     for group in optimizer.param_groups:
         group["lr"] = lr
     loss = loss_of(model, model.network(numbers, categories), targets)
     optimizer.zero_grad()
     torch.autograd.backward(loss)
+    meet([parameter.grad for parameter in model.network.parameters() if parameter.grad is not None])
     optimizer.step()
     return loss.detach()
 
