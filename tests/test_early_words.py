@@ -271,7 +271,7 @@ def test_a_thread_job_that_a_busy_notebook_starves_is_told(
     job = tk.submit(small_steps)
     give_up_at = time.monotonic() + 20.0
     while time.monotonic() < give_up_at:
-        cell(time.monotonic() + (0.5 if told else 1.4))
+        cell(time.monotonic() + (0.5 if told else 1.0))
         if not told or "starved" in warned(job):
             break
     job.stop()

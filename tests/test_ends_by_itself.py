@@ -63,8 +63,8 @@ def test_a_time_limit_that_falls_into_a_validation_lets_it_end(root: Path) -> No
     assert job.metrics()["val_loss"].tolist() == [0.25]
 
 
-def test_a_table_ends_by_its_time_limit_in_a_process(root: Path) -> None:
-    job = tk.train(epochs=100_000, patience=100_000, max_time="1s", runner="process")
+def test_a_table_ends_by_its_time_limit(root: Path) -> None:
+    job = tk.train(epochs=100_000, patience=100_000, max_time="1s")
     job.wait(60)
     assert (job.state, job.record.ended_by) == (Status.COMPLETED, EndedBy.TIME_LIMIT)
     assert tk.load_model(job.paths.model) is not None
@@ -250,8 +250,7 @@ def raises(run: Any) -> None:
     raise ValueError("as it must")
 
 
-@pytest.mark.parametrize("function", [returns, raises])
-@pytest.mark.parametrize("runner", ["thread", "process"])
+@pytest.mark.parametrize(("runner", "function"), [("thread", returns), ("thread", raises), ("process", returns)])
 def test_on_done_is_called_here_with_the_job(root: Path, runner: str, function: Callable[..., Any]) -> None:
     """In this process, in a thread that is neither this one nor the training's."""
     called: list[tuple[tk.Job, str]] = []

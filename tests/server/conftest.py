@@ -191,7 +191,8 @@ def end(server: RunningServer) -> None:
 @pytest.fixture(scope="session")
 def session_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server under a base URL, for all tests that leave it as it was."""
-    server = jupyter_server(tmp_path_factory.mktemp("jupyter"), base_url="/user/ann/")
+    folder = tmp_path_factory.mktemp("jupyter")
+    server = jupyter_server(folder, "--TrainkitApp.activity_every_s=0.2", base_url="/user/ann/")
     yield server
     end(server)
 

@@ -22,6 +22,7 @@ from trainkit.output import captured
 from trainkit.owners import this_process
 from trainkit.record import Record, Resources
 from trainkit.recorder import Recorder
+from trainkit.runners.kernel import keep_alive
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.slots import Ticket
 from trainkit.store import Handle, Store, write_atomically
@@ -77,6 +78,11 @@ def submit(
     except BaseException:  # the system has no room for one more
         del _running[_key(store, record)], _outcomes[_key(store, record)]
         raise
+    keep_alive(_running_ids)
+
+
+def _running_ids() -> list[str]:
+    return [job_id for _, _, job_id in list(_running.values())]
 
 
 def poll(store: Store, record: Record) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_server.extension.application import ExtensionApp
-from traitlets import Bool, Integer, Unicode
+from tornado.ioloop import PeriodicCallback
+from traitlets import Bool, Float, Integer, Unicode
 
 from trainkit.server.alone import DEFAULT_HOST, DEFAULT_PORT, ServerAlone, arguments
 from trainkit.server.events import EventsHandler
@@ -44,6 +46,10 @@ class TrainkitApp(ExtensionApp):
         16, min=1, config=True, help="How many jobs may run or wait on this machine before no more are started."
     )
 
+    activity_every_s = Float(
+        30.0, min=0.1, config=True, help="Seconds between two looks at whether jobs run, which count as activity."
+    )
+
     @classmethod
     def get_extension_package(cls) -> str:
         """Return the package whose ``_jupyter_server_extension_points`` tells about this class."""
@@ -64,6 +70,19 @@ class TrainkitApp(ExtensionApp):
         )
         self.settings[LANES] = self.lanes
         self.settings[CLOSING] = self.closing
+        self.activity = PeriodicCallback(self._tell_activity, 1000 * self.activity_every_s)
+        self.activity.start()
+
+    def _tell_activity(self) -> None:
+        """Have running jobs count as activity of the server, which is what a hub's culler asks for.
+
+        Jupyter Server takes into account every setting whose name ends like this
+        (``ServerWebApplication.last_activity``).
+        """
+        assert self.serverapp is not None
+        if live_job_ids():
+            now = datetime.datetime.now(datetime.timezone.utc)
+            self.serverapp.web_app.settings["trainkit_last_activity"] = now
 
     def initialize_handlers(self) -> None:
         """Add the routes."""
@@ -84,6 +103,7 @@ class TrainkitApp(ExtensionApp):
     async def stop_extension(self) -> None:
         """Let go of the pages that follow and of the threads; the jobs go on."""
         self.closing.set()
+        self.activity.stop()
         for lane in self.lanes.values():
             lane.shutdown(wait=False, cancel_futures=True)
 
