@@ -65,7 +65,7 @@ class Growth:
         factor: from how many times the largest of the first ten values on.
 
     >>> growth = Growth(10.0)
-    >>> [growth.grown(value) for value in [1.0, 2.0] * 5 + [30.0] * 6][-2:]
+    >>> [growth.grown(value) for value in [1.0, 2.0] * 5 + [30.0] * 5][-2:]
     [False, True]
     """
 

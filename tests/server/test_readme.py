@@ -31,7 +31,7 @@ def test_the_lines_of_the_readme_run(root: Path) -> None:
         timeout=110,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for answer in ('"service":"trainkit"', '"status":"QUEUED"', '"schema_version":1', "event: end"):
+    for answer in ('"service":"trainkit"', '"message":"started"', '"schema_version":1', "event: end"):
         assert answer in done.stdout, done.stdout + done.stderr
     assert '"ok":false' not in done.stdout
     assert list((root / "models").iterdir()) == [], "the last line deletes the job"

@@ -59,11 +59,6 @@ def _named(command: Command) -> Command:
     for option in (
         click.option("--job-id", help="The job's id; without it one is made."),
         click.option("--name", help="What the job is called."),
-        click.option(
-            "--max-time",
-            metavar="TIME",
-            help="For how long it may run, such as 90s, 30min or 2h; then it finishes.",
-        ),
         click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
     ):
         command = option(command)
@@ -86,6 +81,11 @@ def starts(command: Command) -> Command:
     """Give a command what starting a job takes."""
     command = _named(command)
     for option in (
+        click.option(
+            "--max-time",
+            metavar="TIME",
+            help="For how long it may run, such as 90s, 30min or 2h; then it finishes.",
+        ),
         click.option("--address", metavar="URL", help="Of a Ray cluster's dashboard, or: local."),
         click.option("--retries", type=int, default=0, help="Restarts when a process or its machine is lost."),
         click.option("--gpus-per-rank", type=int, default=0, help="GPUs that each rank needs."),
