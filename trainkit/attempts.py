@@ -13,6 +13,7 @@ from trainkit.errors import CheckpointError, StateError, telling
 from trainkit.locks import FileLock, try_lock
 from trainkit.paths import JobPaths
 from trainkit.placement import check_resources
+from trainkit.randomness import settle
 from trainkit.record import Record, Resources, Status, begin_attempt
 from trainkit.runners import runner as find_runner
 from trainkit.slots import Ticket, job_limit
@@ -48,6 +49,7 @@ def begin_from_files(store: Store, record: Record, fill: Callable[[JobPaths], No
 def _begin(store: Store, record: Record, task: Task | None, fill: Callable[[JobPaths], None]) -> None:
     find_runner(str(record.runner)).check(record)
     job_limit()  # a wrong setting is an error here, not in a job that waits
+    settle(record)
     lock = store.create(record)
     try:
         fill(store.paths(record.job_id))

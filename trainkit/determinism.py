@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
+#: All whose random generators are kept where they are a run's own.
+LIBRARIES = ("python", "numpy", "torch", "cuda")
 
-def random_state() -> dict[str, Any]:
+
+def random_state(libraries: Collection[str] = LIBRARIES) -> dict[str, Any]:
     """Return the state of the random generators of python, numpy and torch; quick, to be taken every epoch.
 
     Libraries that are not loaded have no state to keep.
     """
-    state: dict[str, Any] = {"python": random.getstate()}
-    if "numpy" in sys.modules:
+    state: dict[str, Any] = {}
+    if "python" in libraries:
+        state["python"] = random.getstate()
+    if "numpy" in libraries and "numpy" in sys.modules:
         import numpy as np
 
         state["numpy"] = np.random.get_state(legacy=True)
-    if "torch" in sys.modules:
+    if "torch" in libraries and "torch" in sys.modules:
         import torch
 
         state["torch"] = torch.get_rng_state()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        if "cuda" in libraries and torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             state["cuda"] = torch.cuda.get_rng_state_all()
     return state
 
 
 def plain_random_state(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a random state in plain types and tensors, as a checkpoint can hold it."""
-    version, internal, gauss = state["python"]
-    plain = {**state, "python": [version, list(internal), gauss]}
+    plain = dict(state)
+    if "python" in state:
+        version, internal, gauss = state["python"]
+        plain["python"] = [version, list(internal), gauss]
     if "numpy" in state:
         name, keys, position, has_gauss, cached = state["numpy"]
         plain["numpy"] = [str(name), [int(key) for key in keys], int(position), int(has_gauss), float(cached)]
@@ -39,8 +46,9 @@ def plain_random_state(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
     """Bring back a state of :func:`random_state` or :func:`plain_random_state`."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    if "python" in state:
+        version, internal, gauss = state["python"]
+        random.setstate((version, tuple(internal), gauss))
     if "numpy" in state:
         import numpy as np
 
@@ -63,12 +71,16 @@ def compute_state() -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
-def restore_compute(state: Mapping[str, Any]) -> list[str]:
-    """Set the number of threads as it was; return what else differs, in words."""
+def restore_compute(state: Mapping[str, Any], *, own_process: bool = True) -> list[str]:
+    """Set the number of threads as it was, where the process is the run's; return what else differs, in words."""
     if not state:
         return []
     import torch
 
-    torch.set_num_threads(state["threads"])
-    now = torch.backends.cpu.get_cpu_capability()
-    return [] if now == state["cpu"] else [f"the processor computes with {now}, it was {state['cpu']}"]
+    if own_process:
+        torch.set_num_threads(state["threads"])
+    now, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
+    differences = [] if now == state["cpu"] else [f"the processor computes with {now}, it was {state['cpu']}"]
+    if threads != state["threads"]:
+        differences.append(f"torch computes in {threads} threads, it was {state['threads']}")
+    return differences

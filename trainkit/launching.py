@@ -13,7 +13,8 @@ from trainkit.errors import OptionError, did_you_mean
 from trainkit.job import Job
 from trainkit.paths import check_job_id, new_job_id
 from trainkit.placement import check_resources, suitable_runner
-from trainkit.record import Limits, Record, Resources, Status, to_jsonable
+from trainkit.randomness import OWN_GENERATORS, check_seed
+from trainkit.record import Limits, Randomness, Record, Resources, Status, to_jsonable
 from trainkit.runners import runner as find_runner
 from trainkit.store import Store
 from trainkit.task import Task, describe
@@ -41,6 +42,7 @@ def submit(
     max_time: float | str | None = None,
     patience: int | None = None,
     on_done: Callable[[Job], object] | None = None,
+    seed: int | None = None,
     **params: Any,
 ) -> Job:
     """Start ``function(run, **params)`` in the background and return at once.
@@ -63,6 +65,9 @@ def submit(
             ``val_loss``.  The last value in an epoch counts; without ``run.epochs``, every value.
         on_done: called with the job, in a thread of its own in this process, when it has ended, however it did.
             Where this process is gone by then, nobody calls it.
+        seed: gives the job random numbers of torch's that are its own, so that it comes out the same whatever
+            other cells draw, and can be repeated.  In a thread that costs some microseconds per operation; a
+            process has its own in any case.  A function with a parameter of that name gets it too.
         **params: the function's other arguments; they are in the record, and live in ``run.params``.  One that is
             named ``max_time``, ``patience`` or ``on_done`` is the function's, and no option of the job.
 
@@ -89,9 +94,12 @@ def submit(
     for option in options.keys() & _named(function):
         if (value := options.pop(option)) is not None:
             params[option] = value
+    if seed is not None and _takes_seed(function):
+        params["seed"] = seed
     arguments = _bound(function, params)
     return launch(
         Task(function, arguments),
+        randomness=Randomness(check_seed(seed)),
         params=arguments,
         runner=runner or suitable_runner(resources),
         resources=resources,
@@ -173,6 +181,7 @@ def train(
         data = str(path)
     return launch(
         Task(train_function, {"data": data, **told}),
+        randomness=Randomness(checked.seed, True, OWN_GENERATORS),
         params=shown,
         runner=runner,
         resources=resources,
@@ -204,6 +213,7 @@ def launch(
     max_time: float | str | None = None,
     patience: int | None = None,
     on_done: Callable[[Job], object] | None = None,
+    randomness: Randomness = Randomness(),  # noqa: B008 - it is frozen
 ) -> Job:
     """Make a job's files and hand it to a runner; on any failure nothing is left behind.
 
@@ -217,6 +227,7 @@ def launch(
         resources: what it should run on.
         message: the record's first message.
         max_time, patience, on_done: see :func:`submit`.
+        randomness: what is asked for, or known, of its random numbers.
 
     Raises:
         OptionError: an option is out of its range.
@@ -240,6 +251,7 @@ def launch(
         updated_at=created_at,
         heartbeat_at=created_at,
         limits=limits,
+        randomness=randomness,
     )
     begin(store, record, task)
     job = Job.of(record, store)
@@ -268,6 +280,14 @@ def _named(function: Callable[..., Any]) -> set[str]:
         return set(inspect.signature(function).parameters)
     except ValueError:  # a built-in that does not tell
         return set()
+
+
+def _takes_seed(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a built-in that does not tell
+        return False
+    return "seed" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from trainkit.determinism import compute_state, plain_random_state, random_state, restore_random_state
@@ -22,7 +22,8 @@ class Place:
     """The place of a run in its loops.
 
     Args:
-        keeps_random: whether the random generators of this process belong to the run; those of a notebook do not.
+        keeps_random: the libraries whose random generators belong to the run; in a notebook's process those are
+            the notebook's.
         saved: what :meth:`content` gave in an earlier attempt.
         world_size: how many ranks take a batch each in one step.
 
@@ -36,7 +37,9 @@ class Place:
         wake_at: the step from which on something is to be done between two steps, infinity if nothing is.
     """
 
-    def __init__(self, *, keeps_random: bool, saved: Mapping[str, Any] | None = None, world_size: int = 1) -> None:
+    def __init__(
+        self, *, keeps_random: Collection[str], saved: Mapping[str, Any] | None = None, world_size: int = 1
+    ) -> None:
         self.step = 0
         self.epoch = 0
         self.looping = False
@@ -99,7 +102,7 @@ class Place:
         self._part = 0
         self._offset = self._skip
         self._restore("epoch_random" if self._skip else "random")
-        self._epoch_random = random_state() if self._keeps_random else {}
+        self._epoch_random = random_state(self._keeps_random)
 
     def begin_batches(self, loader: Iterable[Batch], *, dealt: bool = False) -> Iterator[Batch]:
         """Begin a loader's batches, and pass over those that an earlier attempt has done.
@@ -117,7 +120,7 @@ class Place:
         if self._skip:
             self._restore("epoch_random")  # where there is no loop over epochs to do it
         if self._keeps_random and not self._epoch_random:
-            self._epoch_random = random_state()
+            self._epoch_random = random_state(self._keeps_random)
         generator = getattr(loader, "generator", None)
         if self._skip and generator is not None and self._saved.get("loader_random") is not None:
             generator.set_state(self._saved["loader_random"])
@@ -143,7 +146,7 @@ class Place:
             "offset": self._offset,
             "loop": self._loop,
             "steps_by_log": self.steps_by_log,
-            "random": plain_random_state(random_state()) if self._keeps_random else {},
+            "random": plain_random_state(random_state(self._keeps_random)),
             "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
             "loader_random": self._loader_random,
             "compute": compute_state(),
@@ -153,7 +156,7 @@ class Place:
     def _restore(self, name: str) -> None:
         state = self._saved.pop(name, None)
         if state and self._keeps_random:
-            restore_random_state(state)
+            restore_random_state({name: each for name, each in state.items() if name in self._keeps_random})
 
 
 def of_rank(saved: Mapping[str, Any], rank: int, world_size: int) -> dict[str, Any]:

@@ -238,6 +238,17 @@ class Limits(msgspec.Struct, frozen=True):
     patience: int | None = None
 
 
+class Randomness(msgspec.Struct, frozen=True):
+    """Where a job's random numbers come from, and whether running it again gives the same result.
+
+    ``why`` says in words why it can, or cannot, be repeated.
+    """
+
+    seed: int | None = None
+    reproducible: bool | None = None
+    why: str = ""
+
+
 class Record(msgspec.Struct, kw_only=True):
     """One job as its record file tells it.  Times are Unix seconds; ``progress`` goes from 0 to 100."""
 
@@ -279,6 +290,7 @@ class Record(msgspec.Struct, kw_only=True):
     restarts: int = 0
     parent: Parent | None = None
     limits: Limits = Limits()
+    randomness: Randomness = Randomness()
     run_for_s: float = 0.0
 
 

@@ -146,6 +146,7 @@ def _begin(
         runner=where,
         device=old.device,
         resources=old.resources,
+        randomness=old.randomness,
         parent=Parent(old.job_id, (base.step or 0) if base else 0),
         created_at=now,
         updated_at=now,

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainkit.boundary import Boundary, StopRun
 from trainkit.control import Control
-from trainkit.determinism import restore_compute
+from trainkit.determinism import LIBRARIES, restore_compute
 from trainkit.devices import best_device
 from trainkit.errors import OptionError
 from trainkit.params import Params
 from trainkit.place import Place, of_rank
+from trainkit.randomness import OWN_IN_A_THREAD
 from trainkit.ranks import ALONE, Ranks, unwrapped
 from trainkit.record import EndedBy, Phase
 from trainkit.recorder import Recorder
@@ -65,8 +66,11 @@ class Run:
         self._ranks = ranks
         self.control = Control(recorder, ranks)
         own_process = recorder.record.runner != "thread"
+        own_random: tuple[str, ...] = LIBRARIES if own_process else ()
+        if not own_process and recorder.record.randomness.why == OWN_IN_A_THREAD:
+            own_random = ("torch",)
         resumed = of_rank(resumed, ranks.rank, ranks.world_size) if resumed else None
-        self._place = Place(keeps_random=own_process, saved=resumed, world_size=ranks.world_size)
+        self._place = Place(keeps_random=own_random, saved=resumed, world_size=ranks.world_size)
         self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
         self._boundary = Boundary(
             recorder,
@@ -95,10 +99,11 @@ class Run:
         for name, state in saved.get("extras", {}).items():
             if name in self._boundary.extras:
                 self._boundary.extras[name].load_state_dict(state)
+        randomness = self._recorder.record.randomness
         doubt = "resumed, but it may not repeat exactly: "
-        if not own_process:
+        if not own_process and not randomness.reproducible:
             self.warn(doubt + "in a thread random numbers are the notebook's own; runner='process' has its own")
-        for difference in restore_compute(saved["compute"]) if own_process else []:
+        for difference in restore_compute(saved["compute"], own_process=own_process):
             self.warn(doubt + difference)
         if (before := saved.get("world_size", 1)) != self.world_size:
             self.warn(f"{doubt}it goes on with {self.world_size} ranks, it had {before}")

@@ -26,6 +26,7 @@ from trainkit.orphans import die_with_parent
 from trainkit.output import send_output_to
 from trainkit.owners import this_process
 from trainkit.paths import JobPaths
+from trainkit.randomness import random_numbers
 from trainkit.rankends import RankEndError, tell_rank_end
 from trainkit.ranks import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
 from trainkit.record import EndedBy, Environment, Phase, Record, Status, to_jsonable
@@ -135,7 +136,8 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
     stopped = False
     try:
         try:
-            outcome.value = task.function(run, **task.arguments)
+            with random_numbers(recorder.record, warn=run.warn, note=lambda told: recorder.note(randomness=told)):
+                outcome.value = task.function(run, **task.arguments)
             outcome.returned = True
             stopped = run.stopped
             if stopped and run.tracked:
