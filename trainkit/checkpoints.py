@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import shutil
 import uuid
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from trainkit.errors import CheckpointError, telling
+from trainkit.errors import CheckpointError, ModelFileError, telling
 from trainkit.paths import JobPaths
 from trainkit.record import CheckpointInfo
+from trainkit.safeload import load
 from trainkit.store import read_whole, remove_temporary, sync_folder, write_atomically
 
 #: How many hashes are kept when it is not known which of them belong to a file.
@@ -254,16 +254,13 @@ def load_resume(paths: JobPaths) -> tuple[dict[str, Any], CheckpointInfo]:
         CheckpointError: there is none, or none passes its check.
     """
     path, known = whole_resume(paths)
-    import torch
-
     info = CheckpointInfo(**{name: getattr(known, name) for name in CheckpointInfo.__struct_fields__})
-
     try:
-        return torch.load(path, weights_only=True, map_location="cpu"), info
-    except pickle.UnpicklingError as error:
+        return load(path, verified=True), info
+    except ModelFileError as error:
         raise CheckpointError(
-            f"{path.name} of job {paths.job_id!r} holds objects that cannot be loaded safely; let what is tracked "
-            "keep its state in numbers, texts, lists, dicts and tensors"
+            f"{path.name} of job {paths.job_id!r} cannot be loaded safely ({error}); let what is tracked keep its "
+            "state in numbers, texts, lists, dicts and tensors"
         ) from error
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trainkit.errors import ModelFileError
+from trainkit.safeload import load
 
 if TYPE_CHECKING:
     import torch
@@ -53,16 +52,7 @@ def load_model_content(path: Path) -> dict[str, Any]:
     Raises:
         ModelFileError: not a model file of ours, or damaged.
     """
-    import torch
-
-    if not path.exists():
-        raise ModelFileError(f"{path} does not exist")
-    if not zipfile.is_zipfile(path):  # what torch.save has written since 1.6; all else need not be looked at
-        raise ModelFileError(f"{path} is no model file, or is damaged: it is not a zip archive")
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise ModelFileError(f"{path} is no model file, or is damaged: {error}") from error
+    content = load(path)
     if not isinstance(content, dict) or content.get("format") != MODEL_FORMAT:
         raise ModelFileError(f"{path} is not a model file of trainkit; load it with torch.load(weights_only=True)")
     return content

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -210,12 +211,15 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
+    # By its full path: looking for it, subprocess would change the notebook's warning filters for a moment.
+    if (git := shutil.which("git")) is None:
+        return None
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
+            [git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None  # no git here, which is what the empty field means
+        return None  # it does not answer, which is what the empty field means
     return found.stdout.strip() if found.returncode == 0 else None
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,11 +14,12 @@ import torch
 from torch import Tensor
 
 from trainkit.errors import ModelFileError, TrainkitError
+from trainkit.modelfile import MODEL_FORMAT, load_model_content
 from trainkit.tabular.columns import named_columns
 from trainkit.tabular.features import Features
 from trainkit.tabular.network import TableNet
 
-FORMAT, VERSION, KIND = "trainkit-model", 1, "table"
+VERSION, KIND = 1, "table"
 ROWS_AT_ONCE = 8192
 
 
@@ -172,7 +171,7 @@ class TableModel:
         """Return the model file's content: plain values and tensors, the best weights so far."""
         weights = self._best if self._best is not None else self.network.state_dict()
         return {
-            "format": FORMAT,
+            "format": MODEL_FORMAT,
             "version": VERSION,
             "kind": KIND,
             "weights": {name: value.detach().cpu().clone() for name, value in weights.items()},
@@ -194,7 +193,7 @@ def load_model(path: str | os.PathLike[str]) -> TableModel:
         ModelFileError: no such file, not a model of a table, damaged, or claiming shapes it does not hold.
     """
     file = Path(path)
-    content = _read(file)
+    content = load_model_content(file)
     kind = content.get("kind")
     if kind == "state_dict":
         raise ModelFileError(
@@ -221,32 +220,6 @@ def load_model(path: str | os.PathLike[str]) -> TableModel:
     model.network.eval()
     model.metrics = metrics
     return model
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise ModelFileError(f"no model file {file}")
-    try:
-        with zipfile.ZipFile(file) as archive:
-            # torch.save does not compress: what does, could unpack to any size.
-            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ModelFileError(f"{file} is compressed, which no model file of trainkit is")
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except (
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        OSError,
-    ) as error:
-        if isinstance(error, ModelFileError):
-            raise
-        raise ModelFileError(f"{file} is no model file, or is damaged: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ModelFileError(f"{file} is not a model file of trainkit; expected one that a job left in models/")
-    return content
 
 
 def _check_weights(file: Path, features: Features, shape: Shape, target: Target, weights: dict[str, Any]) -> None:
