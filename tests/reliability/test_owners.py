@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import trainkit as tk
+from trainkit.record import Status
 
 HERE = Path(__file__).parent
 
@@ -82,3 +88,64 @@ def test_one_of_four_resumes_many_times(tmp_path: Path) -> None:
 def test_the_harness_finds_racers_without_a_lock(tmp_path: Path) -> None:
     """It fails those that look first and begin then."""
     assert run("resume_race.py", "unlocked", 3, tmp_path)["not one winner"] > 0
+
+
+def truth_of(found: dict[str, Any]) -> tuple[int, ...]:
+    """How often a reader was told what is not so, and how often somebody was left."""
+    lies = ("RUNNING when dead", "dead when alive", "dead, and alive again", "left behind after a second")
+    return tuple(found.get(lie, 0) for lie in lies)
+
+
+@pytest.mark.parametrize("whom", ["supervisor", "worker"])
+def test_a_job_whose_process_is_killed_at_any_instant(tmp_path: Path, whom: str) -> None:
+    """Five kills from the launch on: never dead and alive again, never RUNNING when dead, nobody left."""
+    found = run("kill_job.py", "trainkit", whom, 5, tmp_path)
+    assert found["kills"] >= 4
+    assert truth_of(found) == (0, 0, 0, 0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("whom", ["supervisor", "worker"])
+def test_many_jobs_whose_process_is_killed_at_any_instant(tmp_path: Path, whom: str) -> None:
+    """100 kills."""
+    assert truth_of(run("kill_job.py", "trainkit", whom, 100, tmp_path)) == (0, 0, 0, 0)
+
+
+def test_the_harness_finds_a_reader_that_asks_the_supervisor_only(tmp_path: Path) -> None:
+    """It fails a reader for whom a job is dead whose worker goes on."""
+    assert sum(truth_of(run("kill_job.py", "supervisor-only", "supervisor", 2, tmp_path))) > 0
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_server_ends_no_job(root: Path, tmp_path: Path, eventually: Callable[..., None]) -> None:
+    """``trainkit serve`` is killed with SIGKILL; the job that was started through it goes on to its end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "trainkit", "serve", "--port", str(port), "--token", "t", "--root", str(root)]
+    table = root / "table.csv"
+    table.write_text("x,y\n" + "".join(f"{n % 7},{'ab'[n % 2]}\n" for n in range(60)))
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return bool(urllib.request.urlopen(f"{address}/health", timeout=5).status == 200)
+        except OSError:
+            return False
+
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        eventually(answers, within_s=120)
+        body = {"data": "table.csv", "target": "y", "epochs": 300, "runner": "process"}
+        request = urllib.request.Request(
+            f"{address}/api/train",
+            data=json.dumps(body).encode(),
+            headers={"Authorization": "token t", "Content-Type": "application/json"},
+        )
+        job = tk.attach(json.load(urllib.request.urlopen(request, timeout=60))["job_id"])
+        eventually(lambda: job.record.step > 0, within_s=120)
+        server.kill()
+    at = job.record.step
+    assert job.state is Status.RUNNING
+    eventually(lambda: job.record.step > at or job.done())
+    assert job.wait(60) is Status.COMPLETED
