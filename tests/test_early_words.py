@@ -17,7 +17,8 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit import watcher
+from trainkit import loading, watcher
+from trainkit.loading import Stopwatch
 from trainkit.record import Record, Status
 from trainkit.recorder import Recorder
 from trainkit.resources import Memory, memory
@@ -218,10 +219,8 @@ def watched(
     plenty = Memory(10**10, 10**11, 10**8, 0.0, False)
     said: list[tuple[str, str]] = []
     try:
-        yield (
-            Watcher(recorder, **{"free_bytes": lambda folder: 10**12, "memory": lambda: plenty, **readings}),
-            said,
-        )
+        readings = {"free_bytes": lambda folder: 10**12, "memory": lambda: plenty, **readings}
+        yield Watcher(recorder, Stopwatch(lambda: None), **readings), said
         events = tk.Job("a").events()
         said += [(event["cause"], event["message"]) for event in events if event["event"] == "warning"]
     finally:
@@ -279,3 +278,62 @@ def test_a_thread_job_that_a_busy_notebook_starves_is_told(
     assert ("starved" in warned(job)) is told
     if told:
         assert "runner='process'" in warned(job)["starved"]
+
+
+# --- the data ------------------------------------------------------------------------------------
+
+
+class Slow(torch.utils.data.Dataset[float]):
+    """Rows that take their time."""
+
+    def __init__(self, row_s: float) -> None:
+        self.row_s = row_s
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def __getitem__(self, index: int) -> float:
+        time.sleep(self.row_s)
+        return float(index)
+
+
+@pytest.mark.parametrize(("row_s", "step_s", "told"), [(0.004, 0.0, True), (0.0, 0.004, False)])
+def test_a_loop_that_waits_mostly_for_its_data_is_told(
+    root: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually, row_s: float, step_s: float, told: bool
+) -> None:
+    """A real loader that reads for longer than a step takes, and one that does not; each measured often."""
+    monkeypatch.setattr(watcher, "FEED_EVERY_S", 0.1)
+    monkeypatch.setattr(loading, "LONG_ENOUGH_S", 0.1)
+    measured = []
+    began = Stopwatch.begin
+    monkeypatch.setattr(Stopwatch, "begin", lambda watch: measured.append(watch.share) or began(watch))
+
+    def fit(run: Any) -> None:
+        for _ in run.epochs(1_000_000):
+            for _ in run.batches(torch.utils.data.DataLoader(Slow(row_s), batch_size=2)):
+                time.sleep(step_s)
+
+    job = tk.submit(fit)
+    eventually(lambda: len(measured) > 4)
+    job.stop()
+    job.wait()
+    assert ("data" in warned(job)) is told
+    if told:
+        assert "num_workers" in warned(job)["data"]
+
+
+def test_the_gradients_are_looked_at_when_a_run_is_saved(root: Path) -> None:
+    """A model whose gradients grow without a word in what is logged."""
+
+    def fit(run: Any) -> None:
+        model = torch.nn.Linear(1, 1, bias=False)
+        run.track(model=model)
+        for step in run.batches(range(20)):
+            factor = 1.0 if step < 10 else 1e4
+            model.zero_grad()
+            (factor * model(torch.ones(1, 1))).sum().backward()
+            run.checkpoint()
+
+    job = tk.submit(fit)
+    job.result()
+    assert set(warned(job)) == {"growing: gradient norm"}

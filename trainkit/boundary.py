@@ -12,6 +12,7 @@ from trainkit.checkpoints import save, save_resume
 from trainkit.control import Control
 from trainkit.devices import move
 from trainkit.errors import OptionError
+from trainkit.gradients import gradient_norm
 from trainkit.kept import Kept
 from trainkit.modelfile import exported
 from trainkit.params import FOLLOWED, Params
@@ -213,6 +214,8 @@ class Boundary:
             self._paths, content, step=place.step, epoch=place.epoch_to_tell, now=now, reason=reason
         )
         self._kept.add(info)
+        if (norm := gradient_norm(self.tracked.get("model"))) is not None:
+            recorder.look_at("gradient norm", norm, place.step)
         recorder.note(checkpoint=info, resumable=True)
         recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
         # The model file keeps up, so that anybody can ask the half-trained model.

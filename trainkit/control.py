@@ -110,6 +110,10 @@ class Control:
         """Let the loops end after this step, as if they had come to their end."""
         self.agreement.wish({"action": "end_early", "reason": str(reason)})
 
+    def call(self) -> None:
+        """Have the training thread look up after its current step."""
+        self.attention = True
+
     def end_as(self, ending: str, ended_by: EndedBy) -> None:
         """End here as another run did, in the training thread."""
         if self.ending is None:

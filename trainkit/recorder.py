@@ -169,6 +169,10 @@ class Recorder:
                 self.event("warning", message=message, **({"cause": cause} if cause else {}))
                 self._complained.add(cause or message)
 
+    def look_at(self, name: str, value: float, step: int) -> None:
+        """Have a number judged that was not logged, but found in between."""
+        self.on_metrics(step, {name: value}, {} if math.isfinite(value) else {name: step})
+
     def warns_of(self, cause: str) -> bool:
         """Whether there is a warning of this cause, and it has not passed."""
         return cause in self._complained

@@ -17,6 +17,7 @@ from trainkit.control import Control
 from trainkit.determinism import LIBRARIES, restore_compute
 from trainkit.devices import best_device
 from trainkit.errors import OptionError
+from trainkit.loading import Stopwatch
 from trainkit.params import Params
 from trainkit.place import Place, of_rank
 from trainkit.randomness import OWN_IN_A_THREAD
@@ -65,6 +66,7 @@ class Run:
         self.total_steps: int | None = None
         self._ranks = ranks
         self.control = Control(recorder, ranks)
+        self.stopwatch = Stopwatch(self.control.call)
         own_process = recorder.record.runner != "thread"
         own_random: tuple[str, ...] = LIBRARIES if own_process else ()
         if not own_process and recorder.record.randomness.why == OWN_IN_A_THREAD:
@@ -174,12 +176,15 @@ class Run:
         control, place = self.control, self._place
         agreement = control.agreement
         batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
+        batches = self.stopwatch.timed(batches)
         while True:
             if place.step >= agreement.at_step:
                 agreement.meet(place.step)
             # Before the next batch is fetched: fetching may draw random numbers.
-            if (control.attention or place.step >= place.wake_at) and self._boundary.attend():
-                return
+            if control.attention or place.step >= place.wake_at:
+                if self._boundary.attend():
+                    return
+                batches = self.stopwatch.timed(batches)
             try:
                 batch = next(batches)
             except StopIteration:

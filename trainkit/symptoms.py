@@ -25,6 +25,10 @@ UNDEFINED_IN_A_ROW = 3
 #: gradient (torch.amp.GradScaler): up to 17 infinite norms in a row are its way to work.
 INFINITE_NORMS_IN_A_ROW = 20
 
+#: "Mostly" is more than half of the time.  (The profiler of torch speaks of it from 5 % on; that much is seldom
+#: worth a word to somebody who did not ask.)
+WAITING = 0.5
+
 #: A checkpoint is written beside the old one; there should be room for it and for what others write meanwhile.
 CHECKPOINTS_OF_ROOM = 2
 #: Less than this is little on any disk: the notebook, the outputs and the metrics grow too.

@@ -6,21 +6,27 @@ told once.
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from trainkit import resources
+from trainkit.loading import Stopwatch
 from trainkit.record import Status
 from trainkit.recorder import Recorder
-from trainkit.symptoms import Divergence, Word, disk_is_short, is_starved, memory_is_short
+from trainkit.symptoms import WAITING, Divergence, Word, disk_is_short, is_starved, memory_is_short
 from trainkit.units import size
 
 #: How often the disk and the memory are looked at.
 RESOURCES_EVERY_S = 5.0
 #: Over how long it is judged whether the notebook starves the job.
 WINDOW_S = 5.0
+#: How often it is measured for how long the loop waits for its data.
+FEED_EVERY_S = 15.0
+#: The first batches are read from a cold disk, and an odd second proves nothing: it has to be twice in a row.
+WAITED_IN_A_ROW = 2
 #: What has passed and comes again is told again only after so long.
 AGAIN_S = 600.0
 
@@ -30,6 +36,7 @@ class Watcher:
 
     Args:
         recorder: writes the words down, and knows the job.
+        stopwatch: times some of the loop's batches.
         free_bytes: tells what is free on the disk of a folder.
         memory: tells what is left of the memory.
         thread_times: tells how threads of this process have spent their time.
@@ -38,6 +45,7 @@ class Watcher:
     def __init__(
         self,
         recorder: Recorder,
+        stopwatch: Stopwatch,
         *,
         free_bytes: Callable[[Path], int] = resources.free_bytes,
         memory: Callable[[], resources.Memory] = resources.memory,
@@ -47,6 +55,9 @@ class Watcher:
         self._free_bytes, self._memory, self._thread_times = free_bytes, memory, thread_times
         self._paths = recorder.store.paths(recorder.record.job_id)
         self._divergence = Divergence()
+        self._stopwatch = stopwatch
+        self._feed_at: float | None = None
+        self._waited = 0
         self._over_at: dict[str, float] = {}
         self._resources_at = 0.0
         # Where the job has the main thread for itself, in a process of its own, there is no notebook.
@@ -69,11 +80,12 @@ class Watcher:
             late_s: how much later than planned the recorder's thread woke.
         """
         if self._recorder.record.status is not Status.RUNNING:
-            self._window_at = None
+            self._window_at = self._feed_at = None
             return
         if now >= self._resources_at:
             self._resources_at = now + RESOURCES_EVERY_S
             self._say([*self._disk(), *self._memory_left()])
+        self._say(self._feeding(now))
         if self._threads:
             self._say(self._starved(now, late_s))
 
@@ -126,6 +138,27 @@ class Watcher:
             )
         elif told:
             yield Word("memory", f"{size(found.available)} of memory are left again", over=True)
+
+    def _feeding(self, now: float) -> Iterable[Word]:
+        """Ask for a measurement, and later for its result; the answer may take as long as a few steps do."""
+        share = self._stopwatch.share if self._feed_at == math.inf else None
+        if self._feed_at is None or share is not None:
+            self._feed_at = now + FEED_EVERY_S
+        elif now >= self._feed_at:
+            self._feed_at = math.inf
+            self._stopwatch.begin()
+        if share is None:
+            return
+        self._waited = self._waited + 1 if share > WAITING else 0
+        if self._waited >= WAITED_IN_A_ROW:
+            yield Word(
+                "data",
+                f"the loop waits for its data for {100 * share:.0f} % of its time. Load them beside the training "
+                "(DataLoader(..., num_workers=2, persistent_workers=True)), or do less for a row; where all fits "
+                "into memory, keep it as tensors and take whole batches by index",
+            )
+        elif self._waited == 0 and self._recorder.warns_of("data"):
+            yield Word("data", f"the loop waits for its data for {100 * share:.0f} % of its time only", over=True)
 
     def _starved(self, now: float, late_s: float) -> Iterable[Word]:
         self._late_s += late_s
