@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from jupyter_client.manager import KernelManager
 
 import trainkit as tk
 from trainkit.runners import process, spare
@@ -212,3 +213,51 @@ def test_jobs_that_must_wait_leave_it_alone(
     first.stop()
     assert second.result(timeout=60)["pid"] not in kept
     assert not gone(kept)
+
+
+_FIRST_CELL = """
+import trainkit as tk
+from trainkit.runners import spare
+spare.IDLE_S = 0.3
+def pid(run):
+    import os
+    return os.getpid()
+job = tk.submit(pid, runner="process")
+first = job.result(timeout=60)
+"""
+
+
+def test_a_notebook_has_one_after_its_first_process_job_once_it_is_idle(
+    root: Path, eventually: Eventually
+) -> None:
+    """It is made when no cell has run for a moment, serves the next job, and ends with the kernel."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel()
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+
+        def cell(code: str) -> str:
+            said: list[str] = []
+            hook = lambda message: said.append(message["content"].get("text", ""))  # noqa: E731
+            assert client.execute_interactive(code, timeout=60, output_hook=hook)["content"]["status"] == "ok"
+            return "".join(said)
+
+        def spares() -> list[psutil.Process]:
+            kernel = psutil.Process(manager.provisioner.pid)
+            found = [each for each in kernel.children() if "spare" in each.cmdline()]
+            return [each for each in found if each.children()]
+
+        cell(_FIRST_CELL)
+        eventually(spares)
+        (supervisor,) = spares()
+        worker = supervisor.children()[0]
+        assert int(cell("print(tk.submit(pid, runner='process').result(timeout=60))")) == worker.pid
+        eventually(lambda: [each for each in spares() if each.pid != supervisor.pid])
+        (second,) = (each for each in spares() if each.pid != supervisor.pid)
+        left = [second.pid, second.children()[0].pid]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    eventually(lambda: gone(left))
