@@ -148,7 +148,9 @@ def _trainkit(bursting: Bursting, loss: Any) -> None:
             for _ in range(count):
                 run.log(loss=loss, acc=0.25, lr=1e-3)
 
-        bursting(loop)
+        for _ in run.epochs(1):
+            for _ in run.batches(["a batch"]):
+                bursting(loop)
 
     job = tk.submit(fit)
     job.result()

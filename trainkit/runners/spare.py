@@ -46,7 +46,7 @@ class _Spare(NamedTuple):
 _spare: _Spare | None = None
 _guard = threading.RLock()
 _timer: threading.Timer | None = None
-_watching = False
+_watching = _wanted = False
 
 
 def take(environment: Mapping[str, str]) -> Supervisor | None:
@@ -89,16 +89,17 @@ def prepare(start: Callable[[], Supervisor], environment: Mapping[str, str]) -> 
 
 
 def prepare_when_idle(make: Callable[[], object]) -> None:
-    """Call ``make`` in a thread as soon as this notebook is idle; in a plain script it never is.
+    """Call ``make`` once, in a thread, as soon as this notebook is idle; in a plain script it never is.
 
     Args:
         make: calls :func:`prepare`.
     """
-    global _watching
+    global _watching, _wanted
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if shell is None or getattr(shell, "kernel", None) is None:
         return
     with _guard:
+        _wanted = True
         if not _watching:
             _watching = True
             shell.events.register("pre_run_cell", lambda *told: _no_longer_idle())
@@ -107,18 +108,27 @@ def prepare_when_idle(make: Callable[[], object]) -> None:
 
 def _idle_from_now(make: Callable[[], object]) -> None:
     global _timer
+
+    def make_if_wanted() -> None:
+        global _wanted
+        with _guard:
+            wanted, _wanted = _wanted, False
+        if wanted:
+            make()
+
     _no_longer_idle()
     with _guard:
-        _timer = threading.Timer(IDLE_S, make)
-        _timer.daemon = True
-        _timer.name = "trainkit-spare"
-        _timer.start()
+        if _wanted:
+            _timer = threading.Timer(IDLE_S, make_if_wanted)
+            _timer.daemon = True
+            _timer.name = "trainkit-spare"
+            _timer.start()
 
 
 def _no_longer_idle() -> None:
-    with _guard:
-        if _timer is not None:
-            _timer.cancel()
+    # Without the guard: a cell does not wait for a spare that is just being started.
+    if (timer := _timer) is not None:
+        timer.cancel()
 
 
 def allowed() -> bool:
