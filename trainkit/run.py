@@ -222,13 +222,13 @@ class Run:
         Raises:
             StopRun: the job was asked to stop and has no ``run.batches`` to do it between two steps.
         """
-        if self._place.steps_by_log:
+        place = self._place
+        if place.steps_by_log:
             self._step_of_a_bare_loop()
         for value in values.values():
             if type(value) is not float:
                 values = {name: each if type(each) is float else taken(each) for name, each in values.items()}
                 break
-        place = self._place
         self._put((place.step if step is None else int(step), place.epoch, time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
