@@ -61,17 +61,22 @@ def jobs(state: Status | str | None = None, *, root: Store | str | Path | None =
     """
     store = Store.at(root)
     wanted = None if state is None else as_status(state)
-    records, unreadable = records_of(store, wanted)
-    return JobList((Job.of(record, store) for record in records), unreadable)
+    unreadable: dict[str, str] = {}
+    found = [
+        (record.created_at, Job.of(record, store))
+        for record in store.observe_all(unreadable)
+        if wanted in (None, record.status)
+    ]
+    found.sort(key=lambda pair: pair[0], reverse=True)
+    return JobList((job for _, job in found), unreadable if wanted is None else {})
 
 
 def records_of(store: Store, state: Status | None = None) -> tuple[list[Record], dict[str, str]]:
     """Return the records of :func:`jobs`, newest first, and the ids of those that are damaged, with the reason."""
-    records, unreadable = store.observe_all()
-    if state is not None:
-        records, unreadable = [record for record in records if record.status is state], {}
+    unreadable: dict[str, str] = {}
+    records = [record for record in store.observe_all(unreadable) if state in (None, record.status)]
     records.sort(key=lambda record: record.created_at, reverse=True)
-    return records, unreadable
+    return records, unreadable if state is None else {}
 
 
 def attach(job_id: str | None = None, *, root: Store | str | Path | None = None) -> Job:

@@ -201,20 +201,21 @@ class Store:
         """
         return self._as_it_is(self.read(job_id))
 
-    def observe_all(self) -> tuple[list[Record], dict[str, str]]:
-        """Return all records as :meth:`observe` does, in no promised order, and why others cannot be read."""
+    def observe_all(self, unreadable: dict[str, str]) -> Iterator[Record]:
+        """Yield all records as :meth:`observe` does, in no promised order, each forgotten unless it is kept.
+
+        Args:
+            unreadable: gets the ids of those that cannot be read, with the reason.
+        """
         folder = os.path.join(jobs_folder(self.root), "")
-        records: list[Record] = []
-        unreadable: dict[str, str] = {}
         for job_id in self.job_ids():
             try:
                 record = self._read(check_job_id(job_id), f"{folder}{job_id}.json")
-                records.append(record if record.status.terminal else self._as_it_is(record))
+                yield record if record.status.terminal else self._as_it_is(record)
             except (FileNotFoundError, UnknownJobError):
                 continue  # deleted while we were looking
             except (RecordError, ValueError) as error:
                 unreadable[job_id] = str(error)
-        return records, unreadable
 
     def _as_it_is(self, record: Record) -> Record:
         """Return a record that was read a moment ago with the state that is true now."""

@@ -157,6 +157,7 @@ def _make_jobs(root: Path, count: int) -> None:
             boot_id="b" * 36, host="here", heartbeat_at=at + 5, resumable=True, throughput=Throughput(123.4),
             environment=Environment("3.11.7", "2.13.0", "0.1.0", "c" * 40),
         )  # fmt: skip
+        (folder / job_id).mkdir()
         (folder / f"{job_id}.json").write_bytes(encode(record))
 
 

@@ -20,7 +20,7 @@ Row = list[Any]
 #: Time, number and size of a file.
 Stamp = tuple[int, int, int]
 #: So many jobs that are over are asked at every look whether their records are the same files still.
-IN_TURN = 500
+IN_TURN = 100
 _SAME_TIME_NS = 100_000_000
 
 
@@ -54,17 +54,12 @@ class Catalogue:
             The rows that are new or changed, and the ids that are gone.
         """
         began = time.perf_counter()
-        numbers = self._numbers_now()
-        gone = [] if numbers is self._numbers else [job_id for job_id in self.rows if job_id not in numbers]
+        written, gone = self._look()
         for job_id in gone:
-            del self.rows[job_id]
+            self.rows.pop(job_id, None)
             self._live.discard(job_id)
             self._stamps.pop(job_id, None)
-        due = dict.fromkeys(self._live)
-        if numbers is not self._numbers:
-            known = self._numbers
-            due |= dict.fromkeys(job_id for job_id, number in numbers.items() if known.get(job_id) != number)
-            self._numbers = numbers
+        due = dict.fromkeys([*self._live, *written])
         due |= dict.fromkeys(
             job_id for job_id in self._next_in_turn() if self._stamps.get(job_id) != self._stamp(job_id)
         )
@@ -77,19 +72,23 @@ class Catalogue:
         self.took_s = time.perf_counter() - began
         return changed, gone
 
-    def _numbers_now(self) -> dict[str, int]:
-        """The number of the file that each job's record is; the very same dict if nothing was written since."""
+    def _look(self) -> tuple[list[str], list[str]]:
+        """Return the jobs whose record is another file than at the last look, and those that are gone."""
         try:
             folder_ns = os.stat(self._folder).st_mtime_ns
             # What was written a moment ago may have the same time as what is written next.
             if folder_ns == self._folder_ns and time.time_ns() - folder_ns > _SAME_TIME_NS:
-                return self._numbers
+                return [], []
             self._folder_ns = folder_ns
             with os.scandir(self._folder) as entries:
                 found = {entry.name: entry.inode() for entry in entries}
         except FileNotFoundError:
-            return {}
-        return {name[:-5]: number for name, number in found.items() if name[-5:] == ".json" and name[0] != "."}
+            found = {}
+        known, self._numbers = self._numbers, found
+        written = [name for name, number in found.items() if known.get(name) != number]
+        as_many = len(found) - sum(name not in known for name in written) == len(known)
+        gone = () if as_many else known.keys() - found.keys()
+        return list(map(_job_id, filter(_is_record, written))), list(map(_job_id, filter(_is_record, gone)))
 
     def _next_in_turn(self) -> list[str]:
         turn = list(itertools.islice(self._turn, IN_TURN))
@@ -120,6 +119,14 @@ class Catalogue:
         else:
             self._live.add(job_id)
         return as_row(record)
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(".")
+
+
+def _job_id(name: str) -> str:
+    return name[: -len(".json")]
 
 
 def as_row(record: Record) -> Row:
