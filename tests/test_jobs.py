@@ -318,11 +318,13 @@ def test_a_small_table_computes_in_one_thread_and_leaves_the_notebook_its_own(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limit on threads is that of the job's thread alone, while it trains."""
-    from trainkit.tabular import fit
+    from trainkit.tabular.step import Backpropagation
 
     seen = []
-    step = fit.train_step
-    monkeypatch.setattr(fit, "train_step", lambda *args: (seen.append(torch.get_num_threads()), step(*args))[1])
+    step = Backpropagation.__call__
+    monkeypatch.setattr(
+        Backpropagation, "__call__", lambda *args: (seen.append(torch.get_num_threads()), step(*args))[1]
+    )
     before = torch.get_num_threads()
     job = tk.train(epochs=1, hidden=8)
     while not job.done():

@@ -24,7 +24,7 @@ from typing import Any
 from frame import Figure, Plan
 
 #: One module each, in the order of the table.
-MODULES = ("log_cost", "watched_loop", "panel_cost", "launch", "stop", "scale", "gpu")
+MODULES = ("log_cost", "watched_loop", "panel_cost", "launch", "stop", "scale", "tables", "gpu")
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ class MemoryRun:
     """Stands in for :class:`trainkit.run.Run` where no job is needed."""
 
     device = "cpu"
+    world_size = 1
 
     def __init__(self) -> None:
         self.params: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainkit.stopping import EarlyStopping
+from trainkit.tabular.adam import FlatAdamW
 from trainkit.tabular.columns import as_numbers, as_words, named_columns
 from trainkit.tabular.features import learn
 from trainkit.tabular.feeding import Batches, split
@@ -25,6 +25,7 @@ from trainkit.tabular.network import TableNet
 from trainkit.tabular.options import check_options
 from trainkit.tabular.plan import Plan, check_table
 from trainkit.tabular.read import open_table
+from trainkit.tabular.step import Backpropagation
 
 if TYPE_CHECKING:
     from trainkit.run import Run
@@ -66,26 +67,12 @@ def fit(run: Run, data: pd.DataFrame | str | Path | None = None, **options: Any)
 
     dropout_rng = torch.Generator(device).manual_seed(params["seed"])
     model.network.dropout_rng = dropout_rng
-    optimizer = torch.optim.AdamW(
-        model.network.parameters(),
-        lr=params["lr"],
-        weight_decay=WEIGHT_DECAY,
-        fused=device.type in ("cpu", "cuda"),
-    )
+    optimizer = FlatAdamW(model.network.parameters(), weight_decay=WEIGHT_DECAY)
+    backpropagate = Backpropagation(model.network, optimizer, classes=bool(plan.classes))
     stopping = EarlyStopping(params["patience"])
     run.track(model=model, optimizer=optimizer, stopping=stopping, dropout_rng=dropout_rng)
     run.best("val_loss", "min")
     total_steps = params["epochs"] * len(batches)
-
-    def meet(gradients: list[Tensor]) -> None:
-        """Make the gradients of this rank's rows those of the whole batch."""
-        if run.world_size > 1:
-            flat = torch.cat([gradient.flatten() for gradient in gradients])
-            run.sum_over_ranks(flat.mul_(batches.own_share))
-            for gradient, part in zip(
-                gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True
-            ):
-                gradient.copy_(part.view_as(gradient))
 
     with threads_for(model.network, params["batch_size"]):
         for epoch in run.epochs(params["epochs"]):
@@ -93,9 +80,12 @@ def fit(run: Run, data: pd.DataFrame | str | Path | None = None, **options: Any)
             for batch in run.batches(batches):
                 step = run.step - 1
                 lr = run.params["lr"] * one_cycle(step / total_steps)
-                loss = train_step(model, optimizer, batch, lr, meet)
+                backpropagate(batch)
+                if run.world_size > 1:
+                    run.sum_over_ranks(optimizer.gradient.mul_(batches.own_share))
+                optimizer.step(lr)
                 if step % told.log_every == 0:
-                    run.log(loss=loss, lr=lr)
+                    run.log(loss=backpropagate.loss(), lr=lr)
             with run.phase("validating"):
                 metrics: dict[str, Any] = validate(model, validation)
                 run.log(**metrics)
@@ -121,47 +111,6 @@ def threads_for(network: TableNet, batch_size: int) -> AbstractContextManager[ob
         return nullcontext()
     limit: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="openmp")
     return limit
-
-
-def train_step(
-    model: TableModel,
-    optimizer: torch.optim.Optimizer,
-    batch: tuple[Tensor, Tensor, Tensor],
-    lr: float,
-    meet: Callable[[list[Tensor]], None],
-) -> Tensor:
-    """Make one step, and return its loss without waiting for it.
-
-    Args:
-        model: what learns.
-        optimizer: of its parameters.
-        batch: numbers, categories and targets, (rows, …).
-        lr: the learning rate.
-        meet: given the gradients before the optimizer is, to change them in place.
-    """
-    numbers, categories, targets = batch
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    loss = loss_of(model, model.network(numbers, categories), targets)
-    optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    meet([parameter.grad for parameter in model.network.parameters() if parameter.grad is not None])
-    optimizer.step()
-    return loss.detach()
-
-
-def loss_of(model: TableModel, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss of the members, each on its own: cross entropy, or squared error in scaled units.
-
-    Args:
-        model: says which.
-        outputs: (members, rows, outputs).
-        targets: (rows,), class indices or scaled numbers.
-    """
-    repeated = targets.expand(outputs.shape[0], -1).flatten()
-    if model.target.task == "classification":
-        return functional.cross_entropy(outputs.flatten(0, 1), repeated)
-    return functional.mse_loss(outputs.flatten(), repeated)
 
 
 def validate(model: TableModel, rows: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:

@@ -28,7 +28,7 @@ class TableNet(nn.Module):
         hidden: widths of the hidden layers.
         outputs: 1 for regression, else the number of classes.
         members: how many perceptrons it stands for.
-        dropout: share of hidden units left out in training.
+        dropout: share of hidden units left out in training, which is rounded to 256ths.
 
     The weights are empty until :meth:`reset` or ``load_state_dict``.
     """
@@ -95,8 +95,7 @@ class TableNet(nn.Module):
         for weight, bias in zip(self.weights, self.biases, strict=True):
             x = torch.relu(torch.matmul(x, weight) + bias)
             if self.training and self.dropout > 0:
-                keep = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=self.dropout_rng)
-                x = x * keep.div_(1 - self.dropout)
+                x = x * draw_mask(torch.empty_like(x), self.dropout, self.dropout_rng) * kept_scale(self.dropout)
         return torch.baddbmm(self.last_bias, x, self.last_weight)
 
     def embed(self, numbers: Tensor, categories: Tensor) -> Tensor:
@@ -107,6 +106,30 @@ class TableNet(nn.Module):
         parts = [values.clamp(-CLIP, CLIP), missing.to(values.dtype), bins.flatten(1)]
         parts += [nn.functional.embedding(categories[:, i], table) for i, table in enumerate(self.embeddings)]
         return torch.cat(parts, 1)
+
+
+def draw_mask(mask: Tensor, dropout: float, generator: torch.Generator | None) -> Tensor:
+    """Fill a float32 mask with 0 for a share of ``dropout``, and with 1 elsewhere.
+
+    A byte of random bits for each place: ``bernoulli_`` takes sixteen times as long, and a third of a small step.
+    """
+    count = mask.numel()
+    if mask.device.type == "cpu":
+        draws = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+        octets = draws.view(torch.uint8)[:count]
+    else:
+        octets = torch.empty(count, dtype=torch.uint8, device=mask.device).random_(generator=generator)
+    torch.ge(octets.view(mask.shape), _left_out(dropout), out=mask)
+    return mask
+
+
+def kept_scale(dropout: float) -> float:
+    """What the units that are kept are multiplied by, so that their sum stays the same."""
+    return 256 / (256 - _left_out(dropout)) if dropout > 0 else 1.0
+
+
+def _left_out(dropout: float) -> int:
+    return min(max(1, round(256 * dropout)), 255)
 
 
 def _empty(*shape: int) -> nn.Parameter:

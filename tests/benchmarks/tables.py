@@ -1,0 +1,436 @@
+"""Tables: reading them, feeding them, a step of training, and a whole training beside other libraries.
+
+What is compared does the same work: the same network, batches, shuffling, precision, logging and validation.  The
+readers' rivals do less: none refuses, or keeps as text, all that ours does (007, +5, 1e400, a quote astray).
+"""
+
+from __future__ import annotations
+
+import copy
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from frame import Figure, Plan, apart, in_turn, median, median_or_none
+
+#: table size: rows, and what the default is for that many
+SIZES = {"small": 900, "large": 20_000}
+TRAINERS = ("trainkit", "plain loop", "Lightning", "skorch", "fastai")
+READERS = ("trainkit", "pyarrow", "pandas", "polars", "duckdb")
+
+
+def measure(plan: Plan) -> Iterator[Figure]:
+    """Yield the figures of reading, feeding, stepping and training."""
+    yield from _reading(plan)
+    for size in SIZES:
+        yield from _stepping(plan, size)
+    for size in SIZES:
+        yield from _training(plan, size)
+
+
+def _in_peers(plan: Plan, names: tuple[str, ...], own: int) -> tuple[list[str], dict[str, str]]:
+    """Which of the names can be measured, and the interpreter of those that are not our own."""
+    there = list(names if plan.peers else names[:own])
+    return there, {name: plan.peers for name in there[own:] if plan.peers}
+
+
+# --- reading ---------------------------------------------------------------------------------------
+
+
+def _reading(plan: Plan) -> Iterator[Figure]:
+    rows = 2_000 if plan.quick else 1_000_000
+    names, peers = _in_peers(plan, READERS, 3)
+    with tempfile.TemporaryDirectory(prefix="trainkit-tables-") as folder:
+        apart(make_files, folder=folder, rows=rows)
+        for kind, name in (("CSV", "t.csv"), ("CSV, texts in quotes", "quoted.csv"), ("JSONL", "t.jsonl"),
+                           ("Parquet", "t.parquet")):  # fmt: skip
+            path = str(Path(folder, name))
+
+            def one(reader: str, path: str = path) -> Callable[[], dict[str, float]]:
+                python = {"python": peers[reader]} if reader in peers else {}
+                return lambda: apart(read, path=path, reader=reader, times=1 if plan.quick else 4, **python)
+
+            found = dict(zip(names, in_turn(plan.repeats, *map(one, names)), strict=True))
+            seconds = {reader: [each["seconds"] for each in runs] for reader, runs in found.items()}
+            ours = median(seconds["trainkit"])
+            others = {reader: median_or_none(seconds[reader]) for reader in names[1:]}
+            quickest = min(value for value in others.values() if value is not None)
+            yield Figure(
+                f"reading {kind}, {rows:,} × 25, to a DataFrame", "s", ours, plan.repeats, peers=others,
+                ratio=ours / quickest, of="× the quickest", goal="≤ 1.3", detail=found,
+                note="the others are less strict, and infer less: pyarrow is the nearest, in structure",
+            )  # fmt: skip
+            peak = median([each["peak_mb"] / each["table_mb"] for each in found["trainkit"]])
+            yield Figure(f"reading {kind}: peak memory", "× the DataFrame", peak, plan.repeats, goal="≤ 3")
+
+
+def make_files(folder: str, rows: int) -> None:
+    """Write a table of 14 decimal columns, 5 of integers, 4 of words, a date and a class, with some missing."""
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {f"x{i}": rng.normal(0, 10 ** (i % 4), rows).round(4) for i in range(14)}
+    columns |= {f"n{i}": rng.integers(0, 10 ** (i + 1), rows) for i in range(5)}
+    columns |= {f"c{i}": np.char.add("word", rng.integers(0, 5 * i + 5, rows).astype(str)) for i in range(4)}
+    columns["seen"] = np.datetime_as_string(np.datetime64("2015-01-01") + rng.integers(0, 3000, rows))
+    columns["y"] = np.where(columns["x0"] > 0, "yes", "no")
+    frame = pd.DataFrame(columns)
+    for name in ("x3", "x4", "c1"):
+        frame.loc[rng.random(rows) < 0.03, name] = None
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    quoted = Path(folder, "quoted.csv")
+    pyarrow.csv.write_csv(table, quoted)
+    Path(folder, "t.csv").write_bytes(quoted.read_bytes().replace(b'"', b""))
+    pyarrow.parquet.write_table(table, Path(folder, "t.parquet"))
+    frame.to_json(Path(folder, "t.jsonl"), orient="records", lines=True)
+
+
+def read(path: str, reader: str, times: int) -> dict[str, float]:
+    """Read a file some times; the median, and the peak of the first time above what the imports took."""
+    kind = Path(path).suffix[1:]
+    load = _reader(reader, kind)
+    small = str(Path(path).with_name(f"few.{kind}"))
+    if not Path(small).exists():
+        make_few(path, small)
+    load(small)  # imports and thread pools
+    before = _peak_mb()
+    seconds = []
+    table_mb = peak_mb = 0.0
+    for turn in range(times):
+        began = time.perf_counter()
+        frame = load(path)
+        seconds.append(time.perf_counter() - began)
+        if not turn:
+            peak_mb = _peak_mb() - before
+            table_mb = float(frame.memory_usage(deep=False).sum()) / 2**20
+        del frame
+    return {"seconds": statistics.median(seconds), "peak_mb": peak_mb, "table_mb": table_mb}
+
+
+def make_few(path: str, small: str) -> None:
+    """Write the first rows of a file into another."""
+    if path.endswith("parquet"):
+        import pyarrow.parquet as pq
+
+        pq.write_table(pq.read_table(path).slice(0, 50), small)
+        return
+    with open(path, "rb") as file:
+        Path(small).write_bytes(b"".join(file.readline() for _ in range(50)))
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _reader(name: str, kind: str) -> Callable[[str], Any]:
+    if name == "trainkit":
+        from trainkit.tabular.read import read_table
+
+        return read_table
+    if name == "pandas":
+        import pandas as pd
+
+        return {
+            "csv": pd.read_csv,
+            "jsonl": lambda path: pd.read_json(path, lines=True, engine="pyarrow"),
+            "parquet": pd.read_parquet,
+        }[kind]
+    if name == "pyarrow":
+        import pyarrow.csv
+        import pyarrow.json
+        import pyarrow.parquet as pq
+
+        read_arrow = {"csv": pyarrow.csv.read_csv, "jsonl": pyarrow.json.read_json, "parquet": pq.read_table}[kind]
+        return lambda path: read_arrow(path).to_pandas()
+    if name == "polars":
+        import polars
+
+        read_polars: Callable[[str], Any] = {
+            "csv": lambda path: polars.read_csv(path, try_parse_dates=True),
+            "jsonl": polars.read_ndjson,
+            "parquet": polars.read_parquet,
+        }[kind]
+        return lambda path: read_polars(path).to_pandas()
+    import duckdb
+
+    function = {"csv": "read_csv", "jsonl": "read_json", "parquet": "read_parquet"}[kind]
+    return lambda path: duckdb.sql(f"select * from {function}('{path}')").df()
+
+
+# --- feeding and stepping ----------------------------------------------------------------------------
+
+
+def _stepping(plan: Plan, size: str) -> Iterator[Figure]:
+    runs = [apart(step_times, size=size, turns=1 if plan.quick else 7) for _ in range(plan.repeats)]
+    one, fed, usual = (median([each[name] for each in runs]) for name in ("one batch", "fed", "usual"))
+    rows = SIZES[size]
+    yield Figure(
+        f"feeding, {rows:,} rows: steps on shuffled batches", "steps/s", fed, plan.repeats,
+        floor=("one batch again and again", one), ratio=fed / one, of="of one batch", goal="≥ 0.95",
+    )  # fmt: skip
+    worst = max(each["difference"] for each in runs)
+    yield Figure(
+        f"the step, {rows:,} rows: the default network", "steps/s", one, plan.repeats,
+        peers={"eager loop with torch.optim.Adam": usual}, ratio=one / usual, of="× eager", goal="≥ 2",
+        note=f"loss curves beside autograd and AdamW with the same masks: {worst:.0e} apart at most, relatively",
+        detail={"runs": runs},
+    )  # fmt: skip
+
+
+def _network(size: str) -> Any:
+    """The default network, its training and validation rows, and its parameters."""
+    import torch
+
+    from trainkit.tabular.fit import _prepare
+    from trainkit.tabular.options import check_options
+    from trainkit.tabular.plan import check_table
+    from trainkit.tabular.read import read_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_files(folder, SIZES[size])
+        frame = read_table(Path(folder, "t.csv"))[["x0", "x1", "x2", "n2", "n3", "c0", "c1", "y"]]
+    plan = check_table(frame, check_options({"target": "y"}))
+    return *_prepare(frame, plan, torch.device("cpu")), plan.params, frame
+
+
+def _loss(outputs: Any, targets: Any) -> Any:
+    import torch
+
+    return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.expand(len(outputs), -1).flatten())
+
+
+def step_times(size: str, turns: int) -> dict[str, float]:
+    """Steps a second on one batch, on batches that are fed, and of the usual loop, in turn; medians."""
+    import torch
+
+    from trainkit.tabular.adam import FlatAdamW
+    from trainkit.tabular.feeding import Batches
+    from trainkit.tabular.fit import HIDDEN_SHARE, threads_for
+    from trainkit.tabular.step import Backpropagation
+
+    model, rows, _, params, _ = _network(size)
+    network = model.network.train()
+    usual, twin = copy.deepcopy(network), copy.deepcopy(network)
+    for each in (network, twin):
+        each.dropout_rng = torch.Generator().manual_seed(0)
+    batches = Batches(*rows, batch_size=params["batch_size"], seed=0, hidden_share=HIDDEN_SHARE)
+    whole = [batch for batch in batches if len(batch[2]) == params["batch_size"]]
+    ours = FlatAdamW(network.parameters(), weight_decay=1e-3)
+    backpropagate = Backpropagation(network, ours, classes=True)
+
+    def step(batch: Any) -> None:
+        backpropagate(batch)
+        ours.step(1e-3)
+
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3, weight_decay=1e-3)
+    difference = 0.0
+    for number in range(40):
+        numbers, categories, targets = batch = whole[number % len(whole)]
+        loss = _loss(twin(numbers, categories), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step(batch)
+        difference = max(difference, abs(float(backpropagate.loss()) / float(loss.detach()) - 1))
+
+    adam = torch.optim.Adam(usual.parameters(), lr=1e-3)
+    usual.dropout_rng, share, usual.dropout = None, usual.dropout, 0.0
+
+    def forward(numbers: Any, categories: Any) -> Any:
+        x = usual.embed(numbers, categories) * usual.signs
+        for weight, bias in zip(usual.weights, usual.biases, strict=True):
+            x = torch.nn.functional.dropout(torch.relu(torch.matmul(x, weight) + bias), share)
+        return torch.baddbmm(usual.last_bias, x, usual.last_weight)
+
+    def usual_loop(count: int) -> None:
+        for number in range(count):
+            numbers, categories, targets = whole[number % len(whole)]
+            adam.zero_grad()
+            _loss(forward(numbers, categories), targets).backward()
+            adam.step()
+
+    def one_batch(count: int) -> None:
+        with threads_for(network, params["batch_size"]):
+            for _ in range(count):
+                step(whole[0])
+
+    def fed(count: int) -> None:
+        with threads_for(network, params["batch_size"]):
+            done = epoch = 0
+            while done < count:
+                batches.set_epoch(epoch := epoch + 1)
+                for batch in batches:
+                    step(batch)
+                    done += 1
+                    if done == count:
+                        break
+
+    count = 2 * len(batches) if len(batches) > 20 else 20 * len(batches)
+    seconds: dict[str, list[float]] = {}
+    for turn in range(turns + 1):
+        for name, loop in (("one batch", one_batch), ("fed", fed), ("usual", usual_loop)):
+            began = time.perf_counter()
+            loop(count)
+            if turn:
+                seconds.setdefault(name, []).append(time.perf_counter() - began)
+    return {name: count / statistics.median(times) for name, times in seconds.items()} | {"difference": difference}
+
+
+# --- a whole training --------------------------------------------------------------------------------
+
+
+def _training(plan: Plan, size: str) -> Iterator[Figure]:
+    names, peers = _in_peers(plan, TRAINERS, 2)
+
+    def one(trainer: str) -> Callable[[], float]:
+        python = {"python": peers[trainer]} if trainer in peers else {}
+        return lambda: apart(rows_per_second, size=size, trainer=trainer, epochs=2 if plan.quick else 6, **python)
+
+    found = dict(zip(names, in_turn(plan.repeats, *map(one, names)), strict=True))
+    ours = median(found["trainkit"])
+    others = {name: median_or_none(found[name]) for name in names[1:]}
+    rivals = [value for name, value in others.items() if value is not None and name != "plain loop"]
+    yield Figure(
+        f"training, {SIZES[size]:,} rows: logged, shuffled and validated", "rows/s", ours, plan.repeats,
+        peers=others, ratio=ours / max(rivals) if rivals else None, of="× the quickest library",
+        goal="≥ 5" if rivals else "", detail=found,
+        note="ours is the whole job, with planning and checkpoints; of the others the call that trains",
+    )  # fmt: skip
+
+
+def rows_per_second(size: str, trainer: str, epochs: int) -> float:
+    """Train the default network; the second time counts."""
+    import logging
+    import warnings
+
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    model, rows, held_out, params, frame = _network(size)
+    network = model.network.train()
+    batch_size = params["batch_size"]
+    training = DataLoader(TensorDataset(*rows), batch_size=batch_size, shuffle=True)
+    validation = DataLoader(TensorDataset(*held_out), batch_size=8192)
+    if trainer == "trainkit":
+        from trainkit import submit
+        from trainkit.tabular.fit import fit
+
+        def train() -> None:
+            submit(fit, data=frame, target="y", epochs=epochs).result()
+    else:
+        makers = {"plain loop": _plain, "Lightning": _lightning, "skorch": _skorch, "fastai": _fastai}
+        train = makers[trainer](network, training, validation, epochs)
+    train()
+    began = time.perf_counter()
+    train()
+    return epochs * len(rows[2]) / (time.perf_counter() - began)
+
+
+def _accuracy(outputs: Any, targets: Any) -> Any:
+    return (outputs.softmax(-1).mean(0).argmax(1) == targets).float().mean()
+
+
+def _plain(network: Any, training: Any, validation: Any, epochs: int) -> Callable[[], None]:
+    import torch
+
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    history: list[float] = []
+
+    def train() -> None:
+        for _ in range(epochs):
+            network.train()
+            for number, (numbers, categories, targets) in enumerate(training):
+                optimizer.zero_grad()
+                loss = _loss(network(numbers, categories), targets)
+                loss.backward()
+                optimizer.step()
+                if number % 5 == 0:
+                    history.append(loss.item())
+            network.eval()
+            with torch.no_grad():
+                for numbers, categories, targets in validation:
+                    outputs = network(numbers, categories)
+                    history.extend([_loss(outputs, targets).item(), _accuracy(outputs, targets).item()])
+
+    return train
+
+
+def _lightning(network: Any, training: Any, validation: Any, epochs: int) -> Callable[[], None]:
+    import lightning
+    import torch
+    from lightning.pytorch.loggers import CSVLogger
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            loss = _loss(self.network(*batch[:2]), batch[2])
+            self.log("loss", loss)
+            return loss
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            outputs = self.network(*batch[:2])
+            self.log_dict({"val_loss": _loss(outputs, batch[2]), "val_accuracy": _accuracy(outputs, batch[2])})
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+    def train() -> None:
+        lightning.Trainer(
+            max_epochs=epochs, accelerator="cpu", logger=CSVLogger("."), log_every_n_steps=5,
+            enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        ).fit(Module(), training, validation)  # fmt: skip
+
+    return train
+
+
+def _skorch(network: Any, training: Any, validation: Any, epochs: int) -> Callable[[], None]:
+    import skorch
+    import torch
+    from skorch.helper import predefined_split
+
+    class Loss(torch.nn.Module):
+        def forward(self, outputs: Any, targets: Any) -> Any:
+            return _loss(outputs, targets)
+
+    def as_pairs(rows: Any) -> Any:
+        return skorch.dataset.Dataset({"numbers": rows[0], "categories": rows[1]}, rows[2])
+
+    held_out = predefined_split(as_pairs(validation.dataset.tensors))
+    net = skorch.NeuralNet(
+        network, Loss, optimizer=torch.optim.Adam, lr=1e-3, max_epochs=epochs, batch_size=training.batch_size,
+        iterator_train__shuffle=True, train_split=held_out, verbose=0,
+    )  # fmt: skip
+    rows = as_pairs(training.dataset.tensors)
+    return lambda: net.fit(rows, None)
+
+
+def _fastai(network: Any, training: Any, validation: Any, epochs: int) -> Callable[[], None]:
+    from fastai.data.core import DataLoaders
+    from fastai.learner import Learner, defaults
+    from fastai.optimizer import Adam
+
+    defaults.callbacks = [each for each in defaults.callbacks if each.__name__ != "ProgressCallback"]
+    learner = Learner(
+        DataLoaders(training, validation), network, loss_func=_loss, opt_func=Adam, metrics=_accuracy, lr=1e-3
+    )
+    learner.dls.n_inp = 2
+
+    def train() -> None:
+        learner.fit(epochs)
+
+    return train
