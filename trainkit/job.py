@@ -117,6 +117,10 @@ class Job:
         """Return all that happened, oldest first: state changes, requests, live changes, checkpoints, warnings."""
         return tail(self.paths.events)[0]
 
+    def warnings(self) -> list[str]:
+        """Return what the newest attempt warned of and has not passed, oldest first; each says what to do."""
+        return view.standing_warnings(self.events())
+
     def logs(self, tail: int | None = None) -> str:
         """Return what the training code printed.
 

@@ -7,6 +7,7 @@ import re
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from trainkit.record import Record, Status
 from trainkit.units import duration as duration
@@ -239,6 +240,25 @@ def text(record: Record, *, now: float | None = None, job_id: bool = False) -> s
     if record.error is not None and record.error.traceback:
         lines += ["", record.error.traceback.rstrip()]
     return "\n".join(lines)
+
+
+def standing_warnings(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return what the newest attempt of a job warned of and has not passed, oldest first.
+
+    >>> events = [{"event": "warning", "message": "ids"}, {"event": "warning", "cause": "disk", "message": "full"}]
+    >>> standing_warnings(events), standing_warnings([*events, {"event": "cleared", "cause": "disk"}])
+    (['ids', 'full'], ['ids'])
+    """
+    standing: dict[str, str] = {}
+    newest = 1
+    for event in events:
+        if (attempt := event.get("attempt", 1)) > newest:
+            newest, standing = attempt, {}
+        if event.get("event") == "warning":
+            standing[str(event.get("cause") or event.get("message"))] = str(event.get("message"))
+        elif event.get("event") == "cleared":
+            standing.pop(str(event.get("cause")), None)
+    return list(standing.values())
 
 
 def row(record: Record) -> dict[str, str]:

@@ -90,6 +90,23 @@ def test_status_takes_an_id_a_name_or_the_newest(trainkit: Cli, job: tk.Job) -> 
         assert json.loads(trainkit("status", *words, "--json").stdout) == json.loads(job.paths.record.read_bytes())
 
 
+def test_status_and_watch_tell_what_a_job_warns_of(trainkit: Cli, root: Path) -> None:
+    """A real job whose loss is lost, and which had another trouble that has passed."""
+
+    def fit(run: Any) -> None:
+        run.log(val_loss=float("inf"))
+        run.log(val_loss=1.0)
+        run.log(loss=float("nan"))
+
+    job = tk.submit(fit)
+    job.result()
+    assert [warning[:40] for warning in job.warnings()] == ["the loss is not finite since step 3: wha"]
+    assert trainkit("status", job.id).stdout.count("warning  the loss is not finite since step 3") == 1
+    watched = trainkit("watch", job.id).stdout
+    assert watched.count("warning  ") == 2
+    assert "passed   val_loss is finite again since step 2" in watched
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "message"),
     [

@@ -117,6 +117,10 @@ def test_warnings_are_shown() -> None:
     assert plain(Update(record(message=""), [], ["an id column"]))[1:] == ["warning  an id column"]
 
 
+def test_what_has_passed_is_shown() -> None:
+    assert plain(Update(record(message=""), [], [], ["the disk has room"]))[1:] == ["passed   the disk has room"]
+
+
 def test_lines_of_one_epoch_are_gathered_and_a_new_attempt_begins_anew() -> None:
     reader = EpochReader()
     line = {"attempt": 1, "epoch": 1, "step": 5, "time": 1.0, "loss": 0.5}

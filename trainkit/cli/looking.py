@@ -66,7 +66,7 @@ def status(job_id: str | None, root: str | None, as_json: bool) -> int:
         return Exit.OK
     from trainkit.cli.screens import summary, terminal
 
-    terminal().print(summary(job.record, job.store), soft_wrap=True)
+    terminal().print(summary(job.record, job.store, warnings=job.warnings()), soft_wrap=True)
     return Exit.OK
 
 

@@ -106,6 +106,8 @@ class _TextScreen:
         self._seen = update.record
         for warning in update.warnings:
             self.line(Text.assemble(("warning  ", "yellow"), warning))
+        for word in update.passed:
+            self.line(Text.assemble(("passed   ", "green"), word))
         every = view.epochs_shown(update.record.epochs)
         for epoch in update.epochs:
             if epoch.number % every == 0 or epoch.number in (1, update.record.epochs):
@@ -281,14 +283,16 @@ def _title(record: Record) -> Text:
     )
 
 
-def summary(record: Record, store: Store) -> Text:
-    """Draw a job at rest: how it is, its numbers, and where its files are."""
+def summary(record: Record, store: Store, *, warnings: Sequence[str] = ()) -> Text:
+    """Draw a job at rest: how it is, what it warns of, its numbers, and where its files are."""
     seen = view.view(record, now=time.time())
     paths = store.paths(record.job_id)
     text = _title(record)
     text.no_wrap, text.overflow = None, None
     if seen.message:
         text.append(f"\n  {_wrapped(seen.message, indent=2)}")
+    for warning in warnings:
+        text.append("\n  warning  ", "yellow").append(_wrapped(view.clean(warning), indent=11))
     if seen.numbers:
         width = max(len(name) for name, _ in seen.numbers)
         text.append("\n")

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
@@ -36,6 +36,7 @@ class Update:
     record: Record
     epochs: list[Epoch]
     warnings: list[str]
+    passed: list[str] = field(default_factory=list)
 
 
 class Screen(Protocol):
@@ -97,8 +98,10 @@ def updates(job: Job, *, pause: Callable[[], object] = lambda: time.sleep(POLL_S
         record = job.record
         lines, metrics_at = tail(job.paths.metrics, metrics_at)
         events, events_at = tail(job.paths.events, events_at)
-        warnings = [event["message"] for event in events if event.get("event") == "warning"]
-        yield Update(record, reader.read(lines, ended=record.status.terminal), warnings)
+        warnings, passed = (
+            [event["message"] for event in events if event.get("event") == kind] for kind in ("warning", "cleared")
+        )
+        yield Update(record, reader.read(lines, ended=record.status.terminal), warnings, passed)
         if record.status.terminal:
             return
         pause()
