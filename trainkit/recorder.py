@@ -281,23 +281,28 @@ class Recorder:
 
     def _settle(self, ending: Ending) -> None:
         trouble = self._write_the_rest()
-        if trouble is not None and self._give_up_reserve():
-            trouble = self._write_the_rest()
         was = self.record.status
         put(self.record, ending, now=self.clock())
-        if trouble is not None or self._dropped:
-            left = f"the last of its metrics could not be written ({trouble})" if trouble is not None else ""
-            dropped = f"{self._dropped:,} lines of metrics could not be kept" if self._dropped else ""
-            told = "; ".join(part for part in (self.record.message, left, dropped) if part)
-            self.record.message = told
+        message = self.record.message
+        self.record.message = self._with_what_is_lost(message, trouble)
         try:
             self._write(durable=True)
         except OSError:
             if not self._give_up_reserve():
                 raise
             self._write(durable=True)
+        # The end is told; what is left of the room is for the rest.
         self._give_up_reserve()
-        self.event("state", status=ending.status, was=was, message=self.record.message)
+        self.event("state", status=ending.status, was=was, message=message)
+        if trouble is not None and self._write_the_rest() is None:
+            self.record.message = self._with_what_is_lost(message, None)
+            with self._surviving():
+                self._write(durable=True)
+
+    def _with_what_is_lost(self, message: str, trouble: OSError | None) -> str:
+        left = f"the last of its metrics could not be written ({trouble})" if trouble is not None else ""
+        dropped = f"{self._dropped:,} lines of metrics could not be kept" if self._dropped else ""
+        return "; ".join(part for part in (message, left, dropped) if part)
 
     def _write_the_rest(self) -> OSError | None:
         """Write what was logged, whatever the disk takes of it; return what is in the way of the rest."""

@@ -41,8 +41,10 @@ _AT_ONCE = 1 << 16
 SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.
 _LET_GO_S = 5.0
-#: Requests for which the room is given up that a running job keeps for its end.
+#: Requests for which some of the room is given up that a running job keeps for its end.
 _LAST_REQUESTS = frozenset({"stop", "finish", "kill", "shutdown"})
+#: How much of that room one such request takes: two blocks of most file systems.
+_GIVEN_UP_BYTES = 8192
 
 
 class Handle(msgspec.Struct, kw_only=True):
@@ -431,7 +433,8 @@ class Store:
                 except OSError as error:
                     if error.errno not in NO_ROOM or action not in _LAST_REQUESTS or not paths.reserve.exists():
                         raise
-                    paths.reserve.unlink(missing_ok=True)
+                    # A part of it: the running job itself takes what it can get, and needs the rest for its end.
+                    os.truncate(paths.reserve, max(0, paths.reserve.stat().st_size - _GIVEN_UP_BYTES))
                     _append_whole(paths.requests, line)
 
 

@@ -97,12 +97,15 @@ def main(variant: str, kills: int, folder: str) -> None:
     jobs = {"metrics": append_metrics, "requests 1": append_requests(1), "requests 2": append_requests(2)}
     luck = random.Random(0)
     said: dict[str, list[int]] = {name: [] for name in jobs}
+    starts: Counter[str] = Counter()
 
     def start(name: str) -> tuple[int, int]:
         receive, send = os.pipe()
+        starts[name] += 1
         if (pid := os.fork()) == 0:
-            random.seed(luck.random() + len(said[name]))
-            jobs[name](store, send, (said[name][-1] + 2) if said[name] else 0)
+            random.seed(starts[name])
+            # A range of its own: who was killed may have written a line of which it could not say so any more.
+            jobs[name](store, send, starts[name] * 1_000_000)
             os._exit(1)
         os.close(send)
         return pid, receive

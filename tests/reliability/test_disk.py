@@ -22,6 +22,7 @@ import trainkit as tk
 from trainkit.checkpoints import load_resume, save_resume, whole_resume
 from trainkit.errors import CheckpointError, RecordError, StoreError, TrainkitError
 from trainkit.record import Record, Status
+from trainkit.runners.thread import outcome_of
 from trainkit.store import Store
 from trainkit.streams import tail
 
@@ -162,6 +163,23 @@ def test_a_job_that_completes_on_a_full_disk_says_so(root: Path, disk: Path, eve
     assert job.result() == 3
     lines = len(tail(job.paths.metrics)[0])
     assert lines == 3001 or "could not be written" in job.record.message, (lines, job.record.message)
+
+
+def test_a_job_that_has_much_to_write_on_a_full_disk_can_be_stopped(
+    root: Path, disk: Path, eventually: Eventually
+) -> None:
+    """What waits to be written, more than the room that was kept, does not take that room from the end."""
+    job = tk.submit(trains, pause_s=0.0, root=disk)
+    eventually(lambda: job.record.checkpoint is not None, within_s=60)
+    fill(disk)
+    assert no_room(disk)
+    # 10,000 lines are a megabyte, and the room that was kept is 64 kB.
+    at = outcome_of(job.store, job.record).run.step  # type: ignore[union-attr]
+    eventually(lambda: outcome_of(job.store, job.record).run.step > at + 10_000, within_s=60)  # type: ignore[union-attr]
+    job.stop()
+    assert job.wait(30) is Status.STOPPED
+    assert "the last of its metrics could not be written" in job.record.message
+    assert load_resume(job.paths)[0]["tracked"]["model"]["weight"].shape == (100, 100)
 
 
 def test_nothing_is_half_made_on_a_full_disk(root: Path, disk: Path) -> None:

@@ -87,12 +87,13 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
-def gone_within_a_second(mark: str) -> None:
-    """Nobody is there a second after the end."""
-    give_up_at = time.monotonic() + 1.0
-    while marked(mark) and time.monotonic() < give_up_at:
+def nobody_is_left(mark: str) -> None:
+    """Nobody is there a moment after the end: a second on a quiet machine, a few on one that is not."""
+    ended_at = time.monotonic()
+    while marked(mark) and time.monotonic() < ended_at + 5.0:
         time.sleep(0.02)
     assert marked(mark) == []
+    print(f"nobody is left after {time.monotonic() - ended_at:.2f} s")
 
 
 def host(script: str, **environment: str) -> subprocess.Popen[str]:
@@ -120,7 +121,7 @@ def test_the_state_and_its_reason_are_true(root: Path, mark: str, runner: str) -
     """
     out, err = (process := host(script)).communicate(timeout=100)
     assert (process.returncode, out, err) == (0, "", "")
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
     found = [
         fault for name, expected in ENDINGS.items() for fault in wrong(name, expected, tk.attach(name).record)
     ]
@@ -167,7 +168,7 @@ def test_a_death_is_told_as_what_it_was(root: Path, mark: str) -> None:
     """
     out, err = (process := host(script)).communicate(timeout=100)
     assert (process.returncode, out, err) == (0, "", "")
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
     found = [fault for name, expected in DEATHS.items() for fault in wrong(name, expected, tk.attach(name).record)]
     print(f"process: {len(DEATHS)} tried, {len(found)} wrong")
     assert found == []
@@ -182,7 +183,7 @@ def test_who_takes_the_notebook_with_it_is_interrupted(root: Path, mark: str, na
         process.returncode == {"leaves_at_once": 0, "faults": -11, "kills_itself": -9, "is_terminated": -15}[name]
     )
     assert wrong(name, ("INTERRUPTED", "lost", "its process vanished"), tk.attach("job").record) == []
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
 
 
 @contextlib.contextmanager
@@ -224,7 +225,7 @@ def test_out_of_memory_is_told(root: Path, mark: str) -> None:
         job = tk.submit(ends.runs_out_of_memory, cgroup=str(group), runner="process")
         assert job.wait(60) is Status.INTERRUPTED
     assert wrong("out of memory", ("INTERRUPTED", "signal", "may have run out of memory"), job.record) == []
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
 
 
 def test_what_ends_an_interpreter_does_not_end_the_one_that_asks(root: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_script_waits_for_its_jobs(root: Path, mark: str, ending: str, code: i
     assert process.returncode == code
     assert tk.attach("thread").state is Status.COMPLETED
     assert tk.attach("process").wait(30) is Status.COMPLETED
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
 
 
 def test_a_job_of_a_script_that_has_come_to_its_end_has_all_of_python(root: Path) -> None:
@@ -314,7 +315,7 @@ def test_ctrl_c_at_a_script_that_waits_at_its_end(
     record = tk.attach("job").record
     told = "the interpreter that ran it was shut down" if function == "steps" else "its process vanished"
     assert wrong(function, ("INTERRUPTED", "lost", told), record) == []
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
 
 
 def test_an_interpreter_that_is_left_does_not_abort(root: Path, mark: str) -> None:
@@ -334,7 +335,7 @@ def test_an_interpreter_that_is_left_does_not_abort(root: Path, mark: str) -> No
         codes.append((process.returncode, err))
         assert tk.attach(f"job-{attempt}").state is Status.INTERRUPTED
     assert codes == [(0, "")] * 2
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
 
 
 def test_a_kernel_that_is_interrupted_restarted_and_shut_down(
@@ -377,7 +378,7 @@ def test_a_kernel_that_is_interrupted_restarted_and_shut_down(
     for job in tk.jobs("RUNNING"):
         job.stop()
         assert job.wait(20) is Status.STOPPED
-    gone_within_a_second(mark)
+    nobody_is_left(mark)
 
 
 # --- stop races the natural end ------------------------------------------------------------------
