@@ -1,0 +1,123 @@
+"""Functions of notebooks and scripts: each runs, or the error names the object and says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jupyter_client.manager import KernelManager
+
+CODE = Path(__file__).with_name("notebook_functions.py")
+#: What cannot travel to another process, and the words that name it.
+NAMED = {
+    "a lock": "global variable 'lock' is a _thread.lock",
+    "an open file": "global variable 'file' is a _io.TextIOWrapper",
+    "a generator": "global variable 'numbers' is a builtins.generator",
+    "a lock in a list": "argument 'box' is a builtins.list",
+}
+
+
+def environment(folder: Path) -> dict[str, str]:
+    (folder / "root").mkdir()
+    own = {
+        "TRAINKIT_ROOT": str(folder / "root"),
+        "TRAINKIT_QUEUE": str(folder / "queue"),
+        "TRAINKIT_MAX_JOBS": "3",
+    }
+    return {**os.environ, **own}
+
+
+def in_a_kernel(folder: Path) -> str:
+    """Run the code as a cell, and return what it printed."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=environment(folder), cwd=str(folder))
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        printed: list[str] = []
+
+        def take(message: dict[str, object]) -> None:
+            content = message["content"]
+            assert isinstance(content, dict)
+            assert message["msg_type"] != "error", content["traceback"]
+            if message["msg_type"] == "stream" and content["name"] == "stdout":
+                printed.append(content["text"])
+
+        client.execute_interactive(CODE.read_text(), timeout=110, output_hook=take)
+        return "".join(printed)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+
+
+def in_a_script(folder: Path) -> str:
+    """Run the code as a script, and return what it printed."""
+    out = subprocess.run(
+        [sys.executable, str(CODE)],
+        env=environment(folder),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert out.returncode == 0, out.stderr
+    return out.stdout
+
+
+def judge(found: dict[str, dict[str, str]], place: str) -> None:
+    """Compare what came of each function with what must come of it."""
+    wrong = {name: what for name, what in found["thread"].items() if what != "42"}
+    for name, what in found["process"].items():
+        if name in NAMED:
+            fine = what.startswith("refused") and NAMED[name] in what and "runner='thread'" in what
+        else:
+            fine = what == "42"
+        if not fine:
+            wrong[f"{name} in a process"] = what
+    tried = len(found["thread"]) + len(found["process"])
+    print(f"functions of {place}: {tried} tried, {len(wrong)} wrong")
+    assert wrong == {}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """What came of each function in a kernel."""
+    outcomes: dict[str, dict[str, str]] = json.loads(in_a_kernel(tmp_path_factory.mktemp("kernel")))
+    return outcomes
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:zmq", "ignore::ResourceWarning"),
+    pytest.mark.xdist_group("notebook functions"),
+]
+
+
+def test_functions_of_a_notebook_run_or_name_what_cannot(found: dict[str, dict[str, str]]) -> None:
+    """Fifteen kinds, both runners, in a kernel that has used torch's threads: nothing hangs or is obscure."""
+    judge(found, "a notebook")
+
+
+def test_the_harness_finds_functions_that_travel_by_name(found: dict[str, dict[str, str]]) -> None:
+    """Of what plain pickle makes of them, another process can load next to nothing."""
+    loaded = 0
+    for data in found["by name"].values():
+        try:
+            pickle.loads(bytes.fromhex(data))
+            loaded += 1
+        except (AttributeError, ModuleNotFoundError, EOFError):
+            pass
+    print(f"plain pickle: {len(found['by name'])} tried, {len(found['by name']) - loaded} wrong")
+    assert loaded <= 2
+
+
+@pytest.mark.long
+def test_functions_of_a_script_run_or_name_what_cannot(tmp_path: Path) -> None:
+    """The same in a script's ``__main__``."""
+    judge(json.loads(in_a_script(tmp_path)), "a script")
