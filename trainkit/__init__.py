@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainkit.store import Store as Store
     from trainkit.tabular.model import load_model as load_model
     from trainkit.tabular.read import read_table as read_table
+    from trainkit.verifying import verify_resume as verify_resume
 
 #: Where each public name lives.  It is imported when it is first used, so that ``import trainkit`` is quick.
 _PUBLIC = {
@@ -39,6 +40,7 @@ _PUBLIC = {
     "read_table": "trainkit.tabular.read",
     "submit": "trainkit.launching",
     "train": "trainkit.launching",
+    "verify_resume": "trainkit.verifying",
 }
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "read_table",
     "submit",
     "train",
+    "verify_resume",
 ]
 
 

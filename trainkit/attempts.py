@@ -82,7 +82,7 @@ def resume(store: Store, job_id: str, *, runner: str | None = None, ranks: int |
     record.runner, record.resources = where, resources
     find_runner(where).check(record)
     paths = store.paths(job_id)
-    if record.status is not Status.COMPLETED and not record.resumable:
+    if record.status is not Status.COMPLETED and not (record.resumable or paths.resume.exists()):
         raise CheckpointError(
             f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
             "once run.track(model=..., optimizer=...) names what to keep"

@@ -12,10 +12,11 @@ from trainkit.checkpoints import save, save_resume
 from trainkit.control import Control
 from trainkit.devices import move
 from trainkit.errors import OptionError
+from trainkit.following import follow
 from trainkit.gradients import gradient_norm
 from trainkit.kept import Kept
 from trainkit.modelfile import exported
-from trainkit.params import FOLLOWED, Params
+from trainkit.params import Params
 from trainkit.place import Place
 from trainkit.ranks import Ranks
 from trainkit.record import EndedBy, Phase, to_jsonable
@@ -272,6 +273,5 @@ class Boundary:
         self._recorder.event("change", params=dict(changes), before=before, at=at, planned=planned)
         self._history.make(Change(at, dict(changes)), planned=planned)
         self._change(changes)
-        for thing in self.tracked.values():
-            for group in getattr(thing, "param_groups", []):
-                group.update({name: changes[name] for name in FOLLOWED if name in changes})
+        for doubt in follow(self.tracked.values(), changes, before):
+            self._recorder.warn(doubt)

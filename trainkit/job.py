@@ -273,7 +273,8 @@ class Job:
     def set(self, /, **params: Any) -> Status:
         """Change parameters of the running job from its next step on; return its state.
 
-        ``run.params`` has them then, and ``lr`` and ``weight_decay`` reach the tracked optimizers by themselves.
+        ``run.params`` has them then, and ``lr`` and ``weight_decay`` reach the tracked optimizers by themselves:
+        as the value that a tracked scheduler multiplies from, and in proportion where groups differ.
 
         Args:
             **params: parameters of the job, with their new values.

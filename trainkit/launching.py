@@ -96,7 +96,7 @@ def submit(
             params[option] = value
     if seed is not None and _takes_seed(function):
         params["seed"] = seed
-    arguments = _bound(function, params)
+    arguments = bound(function, params)
     return launch(
         Task(function, arguments),
         randomness=Randomness(check_seed(seed)),
@@ -290,7 +290,7 @@ def _takes_seed(function: Callable[..., Any]) -> bool:
     return "seed" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
-def _bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return all arguments that the function will get after ``run``, its defaults included.
 
     Raises:

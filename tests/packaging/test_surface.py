@@ -22,6 +22,7 @@ PUBLIC = [
     "read_table",
     "submit",
     "train",
+    "verify_resume",
 ]
 HEAVY = [
     "torch",

@@ -21,6 +21,7 @@ WORDS: list[click.Command] = [
     repeating.checkpoints,
     repeating.replay,
     repeating.branch,
+    repeating.verify_resume,
     serving.serve,
 ]
 for word in WORDS:

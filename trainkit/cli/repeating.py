@@ -92,3 +92,41 @@ def branch(
         as_json=as_json,
         then='tk.attach("{id}").model()',
     )
+
+
+@click.command(name="verify-resume")
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option("--steps", type=int, default=50, show_default=True, help="After how many steps to compare.")
+@click.option("--kills", type=int, default=2, show_default=True, help="How often to kill, at random steps.")
+@click.option("--kill-seed", type=int, default=0, help="Other steps for another seed.")
+@click.option("--param", "parameters", metavar="KEY=VALUE", multiple=True, help="A parameter of the function.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+def verify_resume(
+    function: str, steps: int, kills: int, kill_seed: int, parameters: tuple[str, ...], as_json: bool
+) -> int:
+    """Prove on your own loop that a killed job resumes exactly.
+
+    Runs FUNCTION in one go, and again with kills, in processes of their own, and compares every tensor and every
+    random stream.  Exit code 0: all equal; 1: something differs, and the first that does is named.
+
+    \b
+    trainkit verify-resume fit:train --steps 100 --kills 3 --param lr=0.001
+    """
+    from trainkit.cli.functions import find_function, parse_values
+    from trainkit.verifying import verify_resume
+
+    found = find_function(function)
+    values = parse_values(parameters)
+    result = verify_resume(
+        found,
+        steps=steps,
+        kills=kills,
+        kill_seed=kill_seed,
+        tell=lambda text: click.echo(text + " ...", err=True) if not as_json else None,
+        **values,
+    )
+    if as_json:
+        echo_json(result.to_dict())
+    else:
+        click.echo(repr(result))
+    return Exit.OK if result.equal else Exit.FAILED

@@ -1,0 +1,88 @@
+"""``verify_resume``: equal where a loop is exact; else the first thing that differs, and why."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trainkit as tk
+from tests.reliability import loops
+from trainkit.errors import OptionError
+from trainkit.tabular import train_function
+
+
+@pytest.mark.usefixtures("root")
+def test_an_exact_loop_is_equal() -> None:
+    """Model, optimizer, average and every random stream; a running sum that is lost is a note."""
+    found = tk.verify_resume(loops.exact, steps=17, kills=1)
+    assert found.equal, found
+    assert (found.steps, len(found.kills)) == (17, 1)
+    assert "running_loss" in found.notes
+    assert repr(found).startswith("equal after 17 steps (killed after step ")
+
+
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    ("function", "names", "cause"),
+    [
+        (loops.without_optimizer, "model.", "Add: run.track(optimizer=optimizer)"),
+        (loops.without_average, "variable ema.", "Add: run.track(ema=ema)"),
+        pytest.param(
+            loops.with_own_draws,
+            "model.",
+            "differs between two runs without any kill",
+            marks=pytest.mark.long,
+        ),
+    ],
+)
+def test_mistakes_are_found_and_named(function: object, names: str, cause: str) -> None:
+    """An optimizer, an average that are not tracked; a generator without a seed."""
+    found = tk.verify_resume(function, steps=12, kills=1)  # type: ignore[arg-type]
+    assert not found.equal
+    assert found.first is not None
+    assert found.first.startswith(names)
+    assert cause in found.cause
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("root")
+def test_tables_are_equal() -> None:
+    """The built-in training, too."""
+    found = tk.verify_resume(train_function, steps=30, kills=3, epochs=5, batch_size=64, hidden=16)
+    assert found.equal, found
+
+
+@pytest.mark.usefixtures("root")
+def test_what_cannot_be_resumed_is_refused_with_what_to_do() -> None:
+    """And numbers that make no sense."""
+    with pytest.raises(OptionError, match=r"tracks_nothing\(\) cannot be resumed: it needs run.track"):
+        tk.verify_resume(loops.tracks_nothing, steps=8, kills=1)
+    with pytest.raises(OptionError, match="four steps for each"):
+        tk.verify_resume(loops.exact, steps=8, kills=3)
+
+
+@pytest.mark.long
+def test_the_command_answers_by_its_exit_code(root: Path) -> None:
+    """0 and equal, 1 and what differs."""
+    here = Path(__file__).parents[2]
+    for function, code in (("exact", 0), ("without_optimizer", 1)):
+        place = f"tests.reliability.loops:{function}"
+        words = [
+            sys.executable,
+            "-m",
+            "trainkit",
+            "verify-resume",
+            place,
+            "--steps",
+            "12",
+            "--kills",
+            "1",
+            "--json",
+        ]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=here)
+        assert done.returncode == code, done.stderr
+        assert json.loads(done.stdout)["equal"] is (code == 0)
