@@ -120,7 +120,7 @@ def start_node(session: Path, *, cpus: int, gcs: str | None = None) -> Cluster:
     names += ["runtime-env-agent"]
     if gcs is None:
         names += ["dashboard", ""]
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={cpus}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
@@ -156,7 +156,8 @@ def loopback_environment() -> dict[str, str]:
     }
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports of loopback that nobody listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
