@@ -30,7 +30,7 @@ from trainkit.paths import JobPaths
 from trainkit.randomness import random_numbers
 from trainkit.rankends import RankEndError, tell_rank_end
 from trainkit.ranks import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
-from trainkit.record import EndedBy, Environment, Phase, Record, Status, to_jsonable
+from trainkit.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status, to_jsonable
 from trainkit.recorder import Recorder, SilentRecorder
 from trainkit.run import Run
 from trainkit.steering import history_of, load_plan
@@ -155,8 +155,10 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
     except BaseException as error:  # the boundary of user code: all it raises is told
         outcome.error = error
         if ranks.rank > 0 or (ranks.world_size > 1 and is_loss_of_a_peer(error)):
-            told = error_info(error, hide=__file__)
-            tell_rank_end(paths, ranks.rank, told, lost=is_loss_of_a_peer(error))
+            told, lost = error_info(error, hide=__file__), is_loss_of_a_peer(error)
+            if lost:
+                told = ErrorInfo("LostRank", f"rank {ranks.rank} lost another one", told.traceback)
+            tell_rank_end(paths, ranks.rank, told, lost=lost)
             raise RankEndError(told.message) from error
         return failed(error, hide=__file__)
     if stopped and run.control.ended_by is EndedBy.LOST:

@@ -262,7 +262,7 @@ def test_it_outlives_its_notebook_and_is_read_resumed_and_killed_from_another(
     pid = job.record.pid
     assert pid is not None
     assert job.kill() is Status.STOPPED
-    assert job.record.message == "killed on request"
+    assert job.record.ended_by == "user"
     eventually(lambda: not psutil.pid_exists(pid), within_s=30)
     assert not (job.paths.folder / "ray").exists()
     assert runner.poll(job.store, job.record) is False
