@@ -4,8 +4,8 @@
 
 Without names all are run.  ``--peers`` is an interpreter that has the other libraries, which are left out without
 it; ``python -m venv peers && peers/bin/pip install -c .ci/constraints.txt -e . tensorboard trackio wandb mlflow
-lightning accelerate`` makes one.  What it does not have is shown as "–".  Ratios travel to other machines,
-absolute figures do not.
+lightning accelerate skorch fastai polars duckdb`` makes one.  What it does not have is shown as "–".  Ratios
+travel to other machines, absolute figures do not.
 """
 
 from __future__ import annotations

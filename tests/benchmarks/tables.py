@@ -420,17 +420,27 @@ def _skorch(network: Any, training: Any, validation: Any, epochs: int) -> Callab
 
 
 def _fastai(network: Any, training: Any, validation: Any, epochs: int) -> Callable[[], None]:
+    import torch
     from fastai.data.core import DataLoaders
     from fastai.learner import Learner, defaults
     from fastai.optimizer import Adam
 
+    class Whole(torch.nn.Module):  # fastai would call the network's own reset()
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, numbers: Any, categories: Any) -> Any:
+            return self.network(numbers, categories)
+
     defaults.callbacks = [each for each in defaults.callbacks if each.__name__ != "ProgressCallback"]
     learner = Learner(
-        DataLoaders(training, validation), network, loss_func=_loss, opt_func=Adam, metrics=_accuracy, lr=1e-3
+        DataLoaders(training, validation), Whole(), loss_func=_loss, opt_func=Adam, metrics=_accuracy, lr=1e-3
     )
     learner.dls.n_inp = 2
 
     def train() -> None:
-        learner.fit(epochs)
+        with learner.no_logging():
+            learner.fit(epochs)
 
     return train
