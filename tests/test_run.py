@@ -441,3 +441,32 @@ def test_another_process_is_answered_from_the_newest_checkpoint(root: Path, even
     job.kill()
     assert job.record.resumable
     assert load_resume(job.paths)[0]["step"] >= paused_at - 1
+
+
+def test_what_a_loader_cannot_repeat_is_said_on_resume(root: Path) -> None:
+    """A dataset with a generator of its own, which nothing brings back; nothing is said while nothing was cut."""
+
+    class Noisy(torch.utils.data.Dataset[torch.Tensor]):
+        def __init__(self) -> None:
+            self.noise = torch.Generator()
+
+        def __len__(self) -> int:
+            return 8
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            return torch.rand(1, generator=self.noise)
+
+    def fit(run: Any) -> None:
+        run.track(model=torch.nn.Linear(1, 1))
+        for _ in run.epochs(2):
+            for _ in run.batches(torch.utils.data.DataLoader(Noisy(), batch_size=2)):
+                if run.step == 3 and run._recorder.record.attempt == 1:
+                    run.control.receive({"action": "stop"})
+
+    job = tk.submit(fit, seed=1)
+    assert job.wait(20) is Status.STOPPED
+    assert warnings_of(job) == []
+    job.resume()
+    job.result(20)
+    (warning,) = warnings_of(job)
+    assert "its dataset draws from a generator of its own (noise), which begins anew" in warning

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from trainkit.states import is_generator
+
 #: All whose random generators are kept where they are a run's own.
 LIBRARIES = ("python", "numpy", "torch", "cuda")
 
@@ -84,3 +86,23 @@ def restore_compute(state: Mapping[str, Any], *, own_process: bool = True) -> li
     if threads != state["threads"]:
         differences.append(f"torch computes in {threads} threads, it was {state['threads']}")
     return differences
+
+
+def doubts_of_loader(loader: Any) -> list[str]:
+    """Return what of a loader cannot be brought back to where it was, in words."""
+    doubts = []
+    workers = getattr(loader, "num_workers", 0)
+    if workers and getattr(loader, "persistent_workers", False):
+        doubts.append(
+            "the loader keeps its workers from epoch to epoch (persistent_workers=True), whose random numbers and "
+            "order of rows begin anew; persistent_workers=False begins them with each epoch"
+        )
+    dataset = getattr(loader, "dataset", None)
+    for name, value in vars(dataset).items() if hasattr(dataset, "__dict__") else []:
+        if is_generator(value):
+            where = "a copy of which each worker draws from" if workers else "which begins anew"
+            doubts.append(
+                f"its dataset draws from a generator of its own ({name}), {where}; draw from one that is made of "
+                "(seed, epoch, index), or without workers track it: run.track(...)"
+            )
+    return doubts

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from trainkit.boundary import Boundary, StopRun
 from trainkit.control import Control
-from trainkit.determinism import LIBRARIES, restore_compute
+from trainkit.determinism import LIBRARIES, doubts_of_loader, restore_compute
 from trainkit.devices import best_device
 from trainkit.errors import OptionError
 from trainkit.loading import Stopwatch
@@ -64,6 +64,7 @@ class Run:
         self.name = recorder.record.name
         self.params = Params(params)
         self.total_steps: int | None = None
+        self._doubt = ""  # what a warning of a resumed attempt begins with
         self._ranks = ranks
         self.control = Control(recorder, ranks)
         self.stopwatch = Stopwatch(self.control.call)
@@ -102,7 +103,7 @@ class Run:
             if name in self._boundary.extras:
                 self._boundary.extras[name].load_state_dict(state)
         randomness = self._recorder.record.randomness
-        doubt = "resumed, but it may not repeat exactly: "
+        doubt = self._doubt = "resumed, but it may not repeat exactly: "
         if not own_process and not randomness.reproducible:
             self.warn(doubt + "in a thread random numbers are the notebook's own; runner='process' has its own")
         for difference in restore_compute(saved["compute"], own_process=own_process):
@@ -174,6 +175,9 @@ class Run:
             self.total_steps = length * self._place.epochs
         self._place.steps_by_log = False
         control, place = self.control, self._place
+        if self._doubt and place.going_back:
+            for doubt in doubts_of_loader(loader):
+                self.warn(self._doubt + doubt)
         agreement = control.agreement
         batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
         batches = self.stopwatch.timed(batches)
