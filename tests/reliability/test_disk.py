@@ -27,6 +27,8 @@ from trainkit.store import Store
 from trainkit.streams import tail
 
 HERE = Path(__file__).parent
+#: Dozens of processes each: what takes seconds here takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 Eventually = Callable[..., None]
 
 
@@ -299,7 +301,7 @@ def test_a_store_that_is_removed_under_a_job(root: Path, tmp_path: Path, runner:
         [sys.executable, "-c", textwrap.dedent(script), str(gone), str(tmp_path / "end")],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
     )
     told = "[]" if runner == "thread" else "[False, False]"
     assert (out.returncode, out.stderr, out.stdout.splitlines()) == (0, "", [told, "UnknownJobError"])

@@ -26,6 +26,8 @@ from trainkit.record import Record, Status
 from trainkit.streams import tail
 
 HERE = Path(__file__).parent
+#: Dozens of processes each: what takes seconds here takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 MARK = "TRAINKIT_TEST_MARK"
 Eventually = Callable[..., None]
 
@@ -119,7 +121,7 @@ def test_the_state_and_its_reason_are_true(root: Path, mark: str, runner: str) -
             if {runner!r} == "thread": job.wait(60)  # they share their limits
         for job in tk.jobs(): job.wait(60)
     """
-    out, err = (process := host(script)).communicate(timeout=100)
+    out, err = (process := host(script)).communicate(timeout=250)
     assert (process.returncode, out, err) == (0, "", "")
     nobody_is_left(mark)
     found = [
@@ -166,7 +168,7 @@ def test_a_death_is_told_as_what_it_was(root: Path, mark: str) -> None:
         jobs = [tk.submit(getattr(ends, name), runner="process", job_id=name) for name in {list(DEATHS)!r}]
         for job in jobs: job.wait(60)
     """
-    out, err = (process := host(script)).communicate(timeout=100)
+    out, err = (process := host(script)).communicate(timeout=250)
     assert (process.returncode, out, err) == (0, "", "")
     nobody_is_left(mark)
     found = [fault for name, expected in DEATHS.items() for fault in wrong(name, expected, tk.attach(name).record)]
@@ -178,7 +180,7 @@ def test_a_death_is_told_as_what_it_was(root: Path, mark: str) -> None:
 def test_who_takes_the_notebook_with_it_is_interrupted(root: Path, mark: str, name: str) -> None:
     """A thread that ends its whole process: the job reads INTERRUPTED as soon as that is gone."""
     process = host(f"tk.submit(ends.{name}, job_id='job').wait(60)")
-    process.communicate(timeout=60)
+    process.communicate(timeout=250)
     assert (
         process.returncode == {"leaves_at_once": 0, "faults": -11, "kills_itself": -9, "is_terminated": -15}[name]
     )
@@ -277,7 +279,7 @@ def test_a_script_waits_for_its_jobs(root: Path, mark: str, ending: str, code: i
         {ending}
     """
     process = host(script)
-    process.communicate(timeout=60)
+    process.communicate(timeout=250)
     assert process.returncode == code
     assert tk.attach("thread").state is Status.COMPLETED
     assert tk.attach("process").wait(30) is Status.COMPLETED
@@ -286,7 +288,7 @@ def test_a_script_waits_for_its_jobs(root: Path, mark: str, ending: str, code: i
 
 def test_a_job_of_a_script_that_has_come_to_its_end_has_all_of_python(root: Path) -> None:
     """It can import torch and start pools, though its main thread has nothing left to do."""
-    out, err = (process := host("tk.submit(ends.imports_and_pools, job_id='job')")).communicate(timeout=60)
+    out, err = (process := host("tk.submit(ends.imports_and_pools, job_id='job')")).communicate(timeout=250)
     assert (process.returncode, out, err) == (0, "", "")
     assert wrong("job", ("COMPLETED", "epochs", ""), tk.attach("job").record) == []
 
@@ -308,7 +310,7 @@ def test_ctrl_c_at_a_script_that_waits_at_its_end(
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5)
             break
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=250)
     assert process.returncode in (0, 1, 130), err
     assert "Abort" not in err
     assert "Ctrl-C again leaves at once" in err
@@ -331,7 +333,7 @@ def test_an_interpreter_that_is_left_does_not_abort(root: Path, mark: str) -> No
     codes = []
     for attempt in range(2):
         process = host(script.replace('"job"', f'"job-{attempt}"'))
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=250)
         codes.append((process.returncode, err))
         assert tk.attach(f"job-{attempt}").state is Status.INTERRUPTED
     assert codes == [(0, "")] * 2

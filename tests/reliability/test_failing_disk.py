@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 HARNESS = Path(__file__).with_name("failing_disk.py")
+#: Dozens of processes each: what takes seconds here takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ import trainkit as tk
 from trainkit.record import Status
 
 HERE = Path(__file__).parent
+#: Dozens of processes each: what takes seconds here takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 
 
 def run(harness: str, *arguments: object) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
+#: Dozens of processes each: what takes seconds here takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 
 
 def counts(variant: str, kills: int, folder: Path) -> dict[str, Any]:
