@@ -147,7 +147,13 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
             stopped = True
         recorder.note(phase=Phase.FINALIZING)
         outcome.value = unwrapped(outcome.value)
-        usable = ranks.rank == 0 and _save_model(paths, outcome.value, run.tracked.get("model"))
+        try:
+            usable = ranks.rank == 0 and _save_model(paths, outcome.value, run.tracked.get("model"))
+        except StoreError as error:
+            if not stopped or run.finishing:
+                raise  # nothing is COMPLETED whose model is not saved
+            usable = False
+            recorder.warn(f"the model could not be saved: {error}")
         ranks.close()
     except KeyboardInterrupt as interrupt:
         outcome.error = interrupt
