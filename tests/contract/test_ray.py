@@ -284,6 +284,9 @@ def test_a_job_that_its_cluster_does_not_know_is_interrupted_and_an_unreachable_
     """Gone is what the cluster says is gone; where it cannot be asked nobody is called dead."""
     job = tk.submit(learns, runner="ray", epochs=1)
     assert job.wait(300) is Status.COMPLETED
+    eventually(
+        lambda: runner.poll(job.store, job.store.read(job.id)) is False, within_s=120
+    )  # its parent has gone
     record = job.store.read(job.id)
     record.status, record.finished_at, record.ended_by = Status.RUNNING, None, None
     job.store.write_record(record, durable=False)
