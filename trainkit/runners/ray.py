@@ -207,7 +207,7 @@ def _ask(detail: dict[str, Any]) -> None:
     except MissingExtraError:
         said = None
     except Exception as error:  # noqa: BLE001 - an unreachable cluster may raise anything; only one answer means gone
-        if "404" in str(error) or "does not exist" in str(error):
+        if isinstance(error, RuntimeError) and "status code 404" in str(error):
             said = False
     with _guard:
         _answers[key] = (time.monotonic(), said)
