@@ -60,31 +60,32 @@ class Nodes:
         self._cluster.remove_node(self.last, allow_graceful=False)
         self.last = self._node(**ports())
 
-    def processes(self) -> list[psutil.Process]:
-        """All processes of the cluster: they have its folder, or its address, in their environment or command."""
-        found = []
+    def processes(self) -> set[psutil.Process]:
+        """All processes of the cluster: those that name its folder, and all below them (renamed)."""
+        found: set[psutil.Process] = set()
         for process in psutil.process_iter():
             try:
                 told = " ".join(process.cmdline()) + " ".join(process.environ().values())
+                if str(self.folder) in told and process.pid != os.getpid():
+                    found |= {process, *process.children(recursive=True)}
             except psutil.Error:
                 continue
-            if str(self.folder) in told:
-                found.append(process)
-        return [process for process in found if process.pid != os.getpid()]
+        return found
 
     def end(self) -> list[psutil.Process]:
         """End all of it; return who is still there."""
+        known: set[psutil.Process] = set()
         for _ in range(10):
-            living = self.processes()
-            for process in living:
+            known |= self.processes()  # before they are orphans, of which nobody knows where they belong
+            for process in known:
                 try:
                     process.kill()
                 except psutil.NoSuchProcess:
                     continue
-            psutil.wait_procs(living, timeout=5)
-            if not self.processes():
-                break
-        return self.processes()
+            _, left = psutil.wait_procs(known, timeout=5)
+            if not left and not self.processes():
+                return []
+        return list(left)
 
 
 def ports() -> dict[str, int]:
@@ -284,6 +285,9 @@ def test_a_job_that_its_cluster_does_not_know_is_interrupted_and_an_unreachable_
     """Gone is what the cluster says is gone; where it cannot be asked nobody is called dead."""
     job = tk.submit(learns, runner="ray", epochs=1)
     assert job.wait(300) is Status.COMPLETED
+    eventually(
+        lambda: runner.poll(job.store, job.store.read(job.id)) is False, within_s=120
+    )  # its parent has gone
     record = job.store.read(job.id)
     record.status, record.finished_at, record.ended_by = Status.RUNNING, None, None
     job.store.write_record(record, durable=False)

@@ -207,7 +207,7 @@ def _ask(detail: dict[str, Any]) -> None:
     except MissingExtraError:
         said = None
     except Exception as error:  # noqa: BLE001 - an unreachable cluster may raise anything; only one answer means gone
-        if "404" in str(error) or "does not exist" in str(error):
+        if isinstance(error, RuntimeError) and "status code 404" in str(error):
             said = False
     with _guard:
         _answers[key] = (time.monotonic(), said)
@@ -218,12 +218,20 @@ def _client(address: str) -> Any:
     """A client of a cluster's Jobs endpoint; its token is that of Ray's own tools (RAY_AUTH_TOKEN)."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        import ray
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise MissingExtraError("this job is on Ray; install it with: pip install 'trainkit[ray]'") from error
     for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    return JobSubmissionClient(address)
+
+    class Client(JobSubmissionClient):  # type: ignore[misc]
+        def __init__(self) -> None:
+            # Not by its own __init__, which lets RAY_ADDRESS take the place of the address that it is given.
+            self._client_ray_version = ray.__version__
+            super(JobSubmissionClient, self).__init__(address=address)
+
+    return Client()
 
 
 @contextlib.contextmanager
