@@ -90,16 +90,17 @@ def random_numbers(
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch of this process, as far as they are loaded."""
+    """Seed the generators of Python, numpy and torch of this process.
+
+    Both libraries are imported for it: one that the job imported later would begin with numbers of its own, and a
+    repetition in a process that has it loaded already would draw others.
+    """
+    import numpy as np
+    import torch
+
     random.seed(seed)
-    if "numpy" in sys.modules:
-        import numpy as np
-
-        np.random.seed(seed)
-    if "torch" in sys.modules:
-        import torch
-
-        torch.manual_seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _shared_state() -> tuple[object, object]:

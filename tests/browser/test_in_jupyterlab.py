@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(240)
 
 def test_watching_a_job_to_its_end(notebook: Opened) -> None:
     """A job at the end of a cell: its chart moves; at its end a picture is stored, and is small."""
-    nb = notebook([FIT, "job = tk.submit(fit, epochs=20)\njob"])
+    nb = notebook([FIT, "job = tk.submit(fit, epochs=40)\njob"])
     nb.run(0)
     nb.run(1)
     panel = nb.output(1).locator(".tk-monitor")

@@ -271,6 +271,7 @@ def test_somebody_elses_jobs_can_be_seen_and_nothing_else(
     assert len(list((shared / "artifacts" / "jobs").iterdir())) == 6
     job.stop()
     assert job.wait(20) is Status.STOPPED
+    eventually(lambda: not job.paths.reserve.exists())  # the last file that the job's thread takes away
 
 
 @pytest.mark.parametrize("runner", ["thread", "process"])
