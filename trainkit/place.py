@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from trainkit.determinism import compute_state, plain_random_state, random_state, restore_random_state
+from trainkit.loaderrandom import LoaderGenerators
 from trainkit.steering import Position
 
 Batch = TypeVar("Batch")
@@ -56,7 +57,7 @@ class Place:
         self._offset = 0  # batches begun in this epoch
         self._skip = 0  # batches of this epoch that an earlier attempt has done
         self._epoch_random: dict[str, Any] = {}  # as it was when the epoch began
-        self._loader_random: Any = None  # that of the loader's own generator, when its batches began
+        self._loaders = LoaderGenerators(self._saved.get("loaders_random"))
         if saved:
             self.step, self.epoch = saved["step"], saved["epoch"]
             self._skip = self._offset = saved["offset"]
@@ -101,6 +102,7 @@ class Place:
         self.epoch = epoch
         self._part = 0
         self._offset = self._skip
+        self._loaders.begin_epoch()
         self._restore("epoch_random" if self._skip else "random")
         self._epoch_random = random_state(self._keeps_random)
 
@@ -121,16 +123,14 @@ class Place:
             self._restore("epoch_random")  # where there is no loop over epochs to do it
         if self._keeps_random and not self._epoch_random:
             self._epoch_random = random_state(self._keeps_random)
-        generator = getattr(loader, "generator", None)
-        if self._skip and generator is not None and self._saved.get("loader_random") is not None:
-            generator.set_state(self._saved["loader_random"])
-        self._loader_random = generator.get_state() if generator is not None else None
+        self._loaders.begin(self._part, getattr(loader, "generator", None))
         batches = iter(loader)
         if self._skip:
             # An epoch may have several loops over batches: the later ones pass over the rest.
             self._skip -= sum(1 for _ in itertools.islice(batches, self._skip))
             if not self._skip:
                 self._restore("random")
+                self._loaders.arrive()
         return batches
 
     def begin_step(self) -> None:
@@ -148,7 +148,7 @@ class Place:
             "steps_by_log": self.steps_by_log,
             "random": plain_random_state(random_state(self._keeps_random)),
             "epoch_random": plain_random_state(self._epoch_random) if self._epoch_random else {},
-            "loader_random": self._loader_random,
+            "loaders_random": self._loaders.content(),
             "compute": compute_state(),
             "world_size": self._world_size,
         }

@@ -170,7 +170,7 @@ def leave_out(what: str) -> Callable[..., Any]:
         elif what == "offset":
             content["offset"] = max(0, content["offset"] - 1)
         else:
-            content[what] = {} if what != "loader_random" else None
+            content[what] = {}
         return save(paths, content, **rest)
 
     return save_less

@@ -24,7 +24,7 @@ OMISSIONS = [
     "random.numpy",
     "random.torch",
     "epoch_random",
-    "loader_random",
+    "loaders_random",
     "offset",
 ]
 

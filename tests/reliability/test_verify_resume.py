@@ -29,7 +29,12 @@ def test_an_exact_loop_is_equal() -> None:
 @pytest.mark.parametrize(
     ("function", "names", "cause"),
     [
-        (loops.without_optimizer, "model.", "Add: run.track(optimizer=optimizer)"),
+        pytest.param(
+            loops.without_optimizer,
+            "model.",
+            "Add: run.track(optimizer=optimizer)",
+            marks=pytest.mark.long,
+        ),
         (loops.without_average, "variable ema.", "Add: run.track(ema=ema)"),
         pytest.param(
             loops.with_own_draws,
