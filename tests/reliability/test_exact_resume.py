@@ -47,7 +47,7 @@ def test_cut_runs_reach_the_same_weights(tmp_path: Path) -> None:
     assert seen["different"] == 0
 
 
-@pytest.mark.parametrize("omit", ["optimizer", "offset"])
+@pytest.mark.parametrize("omit", ["optimizer", pytest.param("offset", marks=pytest.mark.long)])
 def test_leaving_one_thing_out_is_noticed(tmp_path: Path, omit: str) -> None:
     """The harness fails a checkpoint that lacks something."""
     assert counts(4, tmp_path, omit)["different"] > 0
