@@ -24,7 +24,7 @@ from trainkit.record import Status
 from trainkit.runners import ray as runner
 from trainkit.runners.raylocal import free_ports, loopback_environment
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 Eventually = Callable[..., None]
 
 
@@ -191,7 +191,6 @@ def test_two_ranks_on_two_nodes_reach_the_weights_of_one_and_listen_on_loopback_
     assert sorted(two.result().state_dict()) == sorted(two.model())
 
 
-@pytest.mark.long
 def test_a_lost_rank_and_a_lost_node_begin_again_from_the_checkpoint_and_a_stop_saves(
     cluster: Nodes, eventually: Eventually
 ) -> None:
@@ -221,7 +220,6 @@ def test_a_lost_rank_and_a_lost_node_begin_again_from_the_checkpoint_and_a_stop_
     assert job.metrics().index.is_unique
 
 
-@pytest.mark.long
 def test_an_exception_of_any_rank_ends_the_job_at_once(cluster: Nodes) -> None:
     """It is that of the user's code, with its line, however often the job might be tried again."""
     job = tk.submit(learns, runner="ray", ranks=2, retries=3, fails_on=1)
@@ -234,7 +232,6 @@ def test_an_exception_of_any_rank_ends_the_job_at_once(cluster: Nodes) -> None:
     assert 'raise ValueError("the data is wrong")' in record.error.traceback
 
 
-@pytest.mark.long
 def test_it_outlives_its_notebook_and_is_read_resumed_and_killed_from_another(
     cluster: Nodes, root: Path, eventually: Eventually
 ) -> None:
@@ -272,7 +269,6 @@ def test_it_outlives_its_notebook_and_is_read_resumed_and_killed_from_another(
     assert runner.poll(job.store, job.record) is False
 
 
-@pytest.mark.long
 def test_a_job_that_waits_for_room_says_so_and_can_be_stopped(cluster: Nodes, eventually: Eventually) -> None:
     """More ranks than the cluster has CPUs: QUEUED, with a reason; a stop ends it, and nothing was run."""
     job = tk.submit(learns, runner="ray", ranks=50)
