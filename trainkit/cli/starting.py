@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 OWN = {"runner", "ranks", "gpus_per_rank", "retries", "address", "name", "job_id", "root"}
 
 
+def default_runner(address: str | None) -> str:
+    """Return where a job runs that was not told: an address means Ray."""
+    return "process" if address is None else "ray"
+
+
 def start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool, then: str) -> int:
     """Start a job and watch it.
 
@@ -97,7 +102,7 @@ def train(
     checked = check_options(told, from_text=True)
     options = {name: getattr(checked, name) for name in told}
 
-    where = runner or ("process" if address is None else "ray")
+    where = runner or default_runner(address)
     resources: dict[str, Any] = {
         "ranks": ranks,
         "gpus_per_rank": gpus_per_rank,
@@ -158,7 +163,7 @@ def submit(
     limits = {"max_time": max_time, "patience": patience}
     values |= {option: value for option, value in limits.items() if value is not None}
 
-    where = runner or ("process" if address is None else "ray")
+    where = runner or default_runner(address)
     resources: dict[str, Any] = {
         "ranks": ranks,
         "gpus_per_rank": gpus_per_rank,
