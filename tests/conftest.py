@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from trainkit.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
-from trainkit.store import ROOT_VARIABLE
+from trainkit.files.store import ROOT_VARIABLE
+from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 # No test is timed: what is quick here may be slow on a busy machine.
 settings.register_profile("untimed", deadline=None)

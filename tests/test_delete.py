@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from trainkit.api.launching import submit
 from trainkit.errors import JobIdError, StateError, UnknownJobError
-from trainkit.launching import submit
-from trainkit.store import Store
+from trainkit.files.store import Store
 
 
 def _wait_for_stop(run: Any) -> None:

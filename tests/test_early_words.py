@@ -17,14 +17,14 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit import loading, watcher
-from trainkit.loading import Stopwatch
-from trainkit.record import Record, Status
-from trainkit.recorder import Recorder
-from trainkit.resources import Memory, memory
-from trainkit.store import Store
-from trainkit.symptoms import INFINITE_NORMS_IN_A_ROW, Divergence, Word
-from trainkit.watcher import Watcher
+from trainkit.files.record import Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
+from trainkit.watching import loading, watcher
+from trainkit.watching.loading import Stopwatch
+from trainkit.watching.resources import Memory, memory
+from trainkit.watching.symptoms import INFINITE_NORMS_IN_A_ROW, Divergence, Word
+from trainkit.watching.watcher import Watcher
 
 Eventually = Callable[..., None]
 

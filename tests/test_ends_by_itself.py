@@ -14,12 +14,12 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit.control import Control
 from trainkit.errors import OptionError
-from trainkit.record import EndedBy, Limits, Record, Status
-from trainkit.recorder import Recorder
-from trainkit.store import Store
-from trainkit.timelimit import TimeLimit
+from trainkit.files.record import EndedBy, Limits, Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
+from trainkit.training.control import Control
+from trainkit.training.timelimit import TimeLimit
 
 Eventually = Callable[..., None]
 

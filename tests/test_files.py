@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainkit import owners, store
 from trainkit.errors import JobExistsError, JobIdError, RecordError, TrainkitError, UnknownJobError
-from trainkit.locks import is_locked, locked, try_lock
-from trainkit.paths import JOB_ID_PATTERN, JobPaths, check_job_id, make_job_id
-from trainkit.record import Record, Status, encode
-from trainkit.store import Handle, Store
-from trainkit.streams import Appender, tail, write_all
+from trainkit.files import owners, store
+from trainkit.files.locks import is_locked, locked, try_lock
+from trainkit.files.paths import JOB_ID_PATTERN, JobPaths, check_job_id, make_job_id
+from trainkit.files.record import Record, Status, encode
+from trainkit.files.store import Handle, Store
+from trainkit.files.streams import Appender, tail, write_all
 
 BAD_IDS = [
     "",
@@ -83,7 +83,7 @@ def test_asking_never_keeps_an_owner_out(tmp_path: Path, monkeypatch: pytest.Mon
     path.touch()
     asks = os.open(path, os.O_RDONLY)
     fcntl.flock(asks, fcntl.LOCK_SH)
-    monkeypatch.setattr("trainkit.locks.time.sleep", lambda seconds: fcntl.flock(asks, fcntl.LOCK_UN))
+    monkeypatch.setattr("trainkit.files.locks.time.sleep", lambda seconds: fcntl.flock(asks, fcntl.LOCK_UN))
     lock = try_lock(path)
     assert lock is not None
     lock.close()
@@ -95,7 +95,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     script = """
         import os, sys
         from pathlib import Path
-        from trainkit.locks import try_lock, is_locked
+        from trainkit.files.locks import try_lock, is_locked
         path = Path(sys.argv[1])
         lock = try_lock(path)
         receive, send = os.pipe()

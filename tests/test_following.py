@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from trainkit.following import follow
+from trainkit.training.following import follow
 
 Make = Callable[[torch.optim.Optimizer], Any]
 

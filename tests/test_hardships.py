@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit import boundary
 from trainkit.errors import JobFailedError, OptionError, TrainkitError
-from trainkit.record import Status
-from trainkit.slots import LIMIT_VARIABLE
+from trainkit.files.record import Status
+from trainkit.runners.slots import LIMIT_VARIABLE
+from trainkit.training import boundary
 
 Eventually = Callable[..., None]
 
@@ -142,7 +142,7 @@ def test_several_loops_over_batches_are_resumed_in_the_right_one(root: Path) -> 
         # The function of the first attempt is called again: it appends to the list of this test.
         job.paths.task.unlink()
         resumed = job.store.paths(job.id)
-        from trainkit.task import Task, dump_task
+        from trainkit.runners.task import Task, dump_task
 
         names: list[str] = []
         resumed.task.write_bytes(dump_task(Task(lambda run: None, {})))
@@ -153,11 +153,11 @@ def test_several_loops_over_batches_are_resumed_in_the_right_one(root: Path) -> 
 
 def _resume_here(job: tk.Job, function: Callable[..., Any], epochs: bool) -> None:
     """Run a second attempt in this thread, with the very same function object."""
-    from trainkit.locks import try_lock
-    from trainkit.record import begin_attempt
-    from trainkit.recorder import Recorder
-    from trainkit.task import Task
-    from trainkit.worker import Outcome, work
+    from trainkit.files.locks import try_lock
+    from trainkit.files.record import begin_attempt
+    from trainkit.files.recorder import Recorder
+    from trainkit.runners.task import Task
+    from trainkit.runners.worker import Outcome, work
 
     lock = None
     while lock is None:
@@ -355,7 +355,7 @@ def test_numbers_of_numpy_in_a_tracked_state_can_be_resumed_from(root: Path, eve
 
 def test_the_end_is_told_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The room that was kept for it is given back, and the terminal state is written."""
-    from trainkit import store
+    from trainkit.files import store
 
     write = store.write_all
     reserve: list[Path] = []

@@ -20,7 +20,8 @@ from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 
 import trainkit as tk
-from trainkit import view
+from trainkit.api import view
+from trainkit.api.history import metrics_frame
 from trainkit.errors import (
     JobExistsError,
     JobIdError,
@@ -30,8 +31,7 @@ from trainkit.errors import (
     TrainkitError,
     UnknownJobError,
 )
-from trainkit.history import metrics_frame
-from trainkit.record import Best, Record, Status, Throughput
+from trainkit.files.record import Best, Record, Status, Throughput
 
 Eventually = Callable[..., None]
 FORMAT_1 = Path(__file__).parent / "data" / "format_1"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit.record import Status
+from trainkit.files.record import Status
 
 Loader = torch.utils.data.DataLoader[Any]
 STEPS, EPOCHS = 4, 3

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import trainkit as tk
-from trainkit.record import Status
+from trainkit.files.record import Status
 
 Eventually = Callable[..., None]
 

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 import trainkit as tk
 from trainkit.errors import OptionError
-from trainkit.ownrandom import own_random_numbers
-from trainkit.record import Status
+from trainkit.files.record import Status
+from trainkit.resuming.ownrandom import own_random_numbers
 
 Eventually = Callable[..., None]
 

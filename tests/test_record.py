@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import trainkit
 from trainkit.errors import RecordError, StateError
-from trainkit.record import (
+from trainkit.files.record import (
     TERMINAL,
     Record,
     Status,
@@ -97,7 +97,7 @@ def test_records_survive_json_and_satisfy_the_schema(
 
 def test_the_shipped_schema_is_the_one_of_the_code() -> None:
     """record.schema.json in the package is written from the code; neither changes without the other."""
-    shipped = Path(trainkit.__file__).with_name("record.schema.json").read_text(encoding="utf-8")
+    shipped = (Path(trainkit.__file__).parent / "files" / "record.schema.json").read_text(encoding="utf-8")
     assert json.loads(shipped) == json_schema()
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.record import Record, Status
-from trainkit.recorder import Recorder
-from trainkit.run import Run
-from trainkit.scalars import OnDevice, fetched
-from trainkit.store import Store
-from trainkit.streams import tail
+from trainkit.files.record import Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.scalars import OnDevice, fetched
+from trainkit.files.store import Store
+from trainkit.files.streams import tail
+from trainkit.training.run import Run
 
 
 def test_speed_is_that_of_the_steps_not_of_the_loading_or_a_pause_before_them(root: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 
 import trainkit as tk
 from trainkit.errors import CheckpointError, OptionError, StateError
-from trainkit.record import Parent, Status
-from trainkit.steering import Change, History
+from trainkit.files.record import Parent, Status
+from trainkit.resuming.steering import Change, History
 from trainkit.tabular import train_function
 
 Eventually = Callable[..., None]

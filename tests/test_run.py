@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit.checkpoints import load_resume
 from trainkit.errors import CheckpointError, ModelFileError, OptionError, TrainkitError
-from trainkit.record import Status
+from trainkit.files.record import Status
+from trainkit.resuming.checkpoints import load_resume
 
 Eventually = Callable[..., None]
 

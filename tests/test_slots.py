@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from trainkit.errors import OptionError
-from trainkit.slots import (
+from trainkit.runners.slots import (
     LIMIT_VARIABLE,
     Ticket,
     job_limit,

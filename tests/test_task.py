@@ -12,11 +12,11 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import JobFailedError, StateError, TaskError
-from trainkit.record import Record, Status
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
 from trainkit.runners import process
-from trainkit.store import Store
-from trainkit.task import Task, dump_outcome, dump_task, load_task
-from trainkit.worker import main
+from trainkit.runners.task import Task, dump_outcome, dump_task, load_task
+from trainkit.runners.worker import main
 
 
 def test_closures_lambdas_and_local_classes_travel_by_value() -> None:

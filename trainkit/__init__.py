@@ -12,35 +12,35 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from trainkit.api.job import Job as Job
+    from trainkit.api.launching import submit as submit
+    from trainkit.api.launching import train as train
+    from trainkit.api.listing import attach as attach
+    from trainkit.api.listing import jobs as jobs
+    from trainkit.api.verifying import verify_resume as verify_resume
     from trainkit.errors import TrainkitError as TrainkitError
-    from trainkit.job import Job as Job
-    from trainkit.launching import submit as submit
-    from trainkit.launching import train as train
-    from trainkit.listing import attach as attach
-    from trainkit.listing import jobs as jobs
+    from trainkit.files.store import Store as Store
     from trainkit.panels.show import dashboard as dashboard
     from trainkit.panels.show import launcher as launcher
-    from trainkit.run import Run as Run
-    from trainkit.store import Store as Store
     from trainkit.tabular.model import load_model as load_model
     from trainkit.tabular.read import read_table as read_table
-    from trainkit.verifying import verify_resume as verify_resume
+    from trainkit.training.run import Run as Run
 
 #: Where each public name lives.  It is imported when it is first used, so that ``import trainkit`` is quick.
 _PUBLIC = {
-    "Job": "trainkit.job",
-    "Run": "trainkit.run",
-    "Store": "trainkit.store",
+    "Job": "trainkit.api.job",
+    "Run": "trainkit.training.run",
+    "Store": "trainkit.files.store",
     "TrainkitError": "trainkit.errors",
-    "attach": "trainkit.listing",
+    "attach": "trainkit.api.listing",
     "dashboard": "trainkit.panels.show",
-    "jobs": "trainkit.listing",
+    "jobs": "trainkit.api.listing",
     "launcher": "trainkit.panels.show",
     "load_model": "trainkit.tabular.model",
     "read_table": "trainkit.tabular.read",
-    "submit": "trainkit.launching",
-    "train": "trainkit.launching",
-    "verify_resume": "trainkit.verifying",
+    "submit": "trainkit.api.launching",
+    "train": "trainkit.api.launching",
+    "verify_resume": "trainkit.api.verifying",
 }
 
 __all__ = [

@@ -148,7 +148,7 @@ def _wait_until_ready(spare: Any) -> None:
 
 
 def _import_what_a_notebook_has() -> None:
-    from trainkit import launching
+    from trainkit.api import launching
     from trainkit.runners import process
 
     assert launching.submit

@@ -128,8 +128,8 @@ class _Job:
     """A job as its owner writes it, in the current folder's root."""
 
     def __init__(self, points: int) -> None:
-        from trainkit.record import Record, Status
-        from trainkit.store import Store
+        from trainkit.files.record import Record, Status
+        from trainkit.files.store import Store
 
         self.store = Store.at(None)
         self.lock = self.store.create(

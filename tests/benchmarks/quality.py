@@ -30,7 +30,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
-from trainkit.launching import submit
+from trainkit.api.launching import submit
 from trainkit.tabular.fit import fit
 from trainkit.tabular.read import read_table
 

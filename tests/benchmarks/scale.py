@@ -80,9 +80,9 @@ def _points(plan: Plan) -> Iterator[Figure]:
 def many_jobs(count: int) -> dict[str, float]:
     """Return what a root with so many ended jobs, and one that lives, costs."""
     import trainkit as tk
+    from trainkit.files.store import Store
     from trainkit.panels.catalogue import Catalogue
     from trainkit.panels.dashboard import Dashboard
-    from trainkit.store import Store
 
     root = Path.cwd()
     _make_jobs(root, count - 1)
@@ -139,8 +139,17 @@ def _lives(run: Any) -> None:
 
 def _make_jobs(root: Path, count: int) -> None:
     """Write records of jobs that have ended, as the product would have written them."""
-    from trainkit.paths import jobs_folder
-    from trainkit.record import Best, CheckpointInfo, EndedBy, Environment, Record, Status, Throughput, encode
+    from trainkit.files.paths import jobs_folder
+    from trainkit.files.record import (
+        Best,
+        CheckpointInfo,
+        EndedBy,
+        Environment,
+        Record,
+        Status,
+        Throughput,
+        encode,
+    )
 
     folder = jobs_folder(root)
     folder.mkdir(parents=True, exist_ok=True)
@@ -165,8 +174,8 @@ def _make_jobs(root: Path, count: int) -> None:
 def long_stream(count: int) -> dict[str, float]:
     """Return what the monitor of a job with so many logged points costs."""
     import trainkit as tk
+    from trainkit.files.streams import Appender
     from trainkit.panels.feed import JobFeed
-    from trainkit.streams import Appender
 
     job = tk.submit(_one_step, root=Path.cwd())
     job.result()

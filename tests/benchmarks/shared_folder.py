@@ -12,7 +12,7 @@ import heapq
 import random
 from dataclasses import dataclass
 
-from trainkit.recorder import HEARTBEAT_S, REFRESH_S, TICK_S
+from trainkit.files.recorder import HEARTBEAT_S, REFRESH_S, TICK_S
 
 #: Round trips to a file server: one record is a temporary file, its content and its new name.
 RECORD_TRIPS = 4  # create, write, close, rename

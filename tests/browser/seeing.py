@@ -9,8 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Locator, expect
 
-from trainkit.record import Status
-from trainkit.store import Store
+from trainkit.files.record import Status
+from trainkit.files.store import Store
 
 from .lab import Lab, Notebook
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import expect
 
-from trainkit.record import Parent, Record, Status
-from trainkit.store import Store
-from trainkit.streams import tail
+from trainkit.files.record import Parent, Record, Status
+from trainkit.files.store import Store
+from trainkit.files.streams import tail
 
 from .lab import Lab, Notebook
 from .seeing import FIT, newest, pixels, runs, state, step, stop_takes_s, until

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import trainkit as tk
-from trainkit.record import Status
+from trainkit.files.record import Status
 
 Started = Callable[..., "subprocess.Popen[str]"]
 Eventually = Callable[..., None]

@@ -16,7 +16,7 @@ import pytest
 from click.testing import Result
 
 import trainkit as tk
-from trainkit.record import Status
+from trainkit.files.record import Status
 
 Cli = Callable[..., Result]
 

@@ -7,11 +7,11 @@ import io
 import pytest
 from rich.console import Console
 
-from trainkit import view
+from trainkit.api import view
 from trainkit.cli.screens import PlainScreen, now_running
 from trainkit.cli.watching import Epoch, EpochReader, Update
-from trainkit.record import Best, Record, Status, Throughput
-from trainkit.store import Store
+from trainkit.files.record import Best, Record, Status, Throughput
+from trainkit.files.store import Store
 
 
 def record(status: Status = Status.RUNNING, **fields: object) -> Record:

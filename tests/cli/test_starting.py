@@ -12,7 +12,7 @@ import pytest
 from click.testing import Result
 
 import trainkit as tk
-from trainkit.record import json_schema
+from trainkit.files.record import json_schema
 
 Cli = Callable[..., Result]
 Started = Callable[..., "subprocess.Popen[str]"]

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import trainkit as tk
-from trainkit.owners import is_running
-from trainkit.record import Status
+from trainkit.files.owners import is_running
+from trainkit.files.record import Status
 
 Eventually = Callable[..., None]
 

@@ -13,7 +13,7 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import OptionError
-from trainkit.record import Status
+from trainkit.files.record import Status
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 Eventually = Callable[..., None]

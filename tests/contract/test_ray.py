@@ -19,8 +19,8 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import JobInterruptedError, JobStoppedError, OptionError, RunnerError
-from trainkit.owners import Process
-from trainkit.record import Status
+from trainkit.files.owners import Process
+from trainkit.files.record import Status
 from trainkit.runners import ray as runner
 from trainkit.runners.raylocal import free_ports, loopback_environment
 

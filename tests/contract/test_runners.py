@@ -20,10 +20,10 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import JobInterruptedError, JobStoppedError, OptionError, RunnerError, StateError
-from trainkit.record import Status
+from trainkit.files.record import Status
 from trainkit.runners import RUNNERS
 from trainkit.runners import runner as find_runner
-from trainkit.slots import LIMIT_VARIABLE
+from trainkit.runners.slots import LIMIT_VARIABLE
 
 #: A new runner is one line here.
 RUNNERS_UNDER_TEST = ["thread", "process"]
@@ -142,7 +142,7 @@ def test_fails(runner: str) -> None:
     assert record.error is not None
     assert (record.error.type, record.error.message) == ("ValueError", "the data is wrong")
     assert 'raise ValueError("the data is wrong")' in record.error.traceback
-    assert "trainkit/worker.py" not in record.error.traceback
+    assert "trainkit/runners/worker.py" not in record.error.traceback
     assert isinstance(job.exception(), ValueError)
     assert job.record.loss == 2.0
 

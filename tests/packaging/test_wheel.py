@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     """Types, schema and licence are in it; tests and notebooks are not."""
     names = zipfile.ZipFile(wheel).namelist()
-    for wanted in ("trainkit/py.typed", "trainkit/record.schema.json", "trainkit/runners/supervisor.py"):
+    for wanted in ("trainkit/py.typed", "trainkit/files/record.schema.json", "trainkit/runners/supervisor.py"):
         assert wanted in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     ours = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "trainkit").rglob("*.py")}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.owners import this_process
+from trainkit.files.owners import this_process
+from trainkit.files.record import Record, Status, encode
+from trainkit.files.store import Store
 from trainkit.panels import catalogue
 from trainkit.panels.catalogue import Catalogue
-from trainkit.record import Record, Status, encode
-from trainkit.store import Store
 
 
 class Counting(Store):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import trainkit as tk
-from trainkit.endings import Ending
+from trainkit.files.endings import Ending
+from trainkit.files.record import Best, CheckpointInfo, EndedBy, Parent, RankInfo, Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
 from trainkit.panels.feed import MOST_POINTS, POINTS, JobFeed, Message
 from trainkit.panels.printed import Printed
-from trainkit.record import Best, CheckpointInfo, EndedBy, Parent, RankInfo, Record, Status
-from trainkit.recorder import Recorder
-from trainkit.store import Store
 
 Eventually = Callable[..., None]
 
@@ -308,7 +308,7 @@ def test_ranks_stand_in_a_table(scene: Scene) -> None:
 
 def test_memory_of_the_process(scene: Scene) -> None:
     """The memory shown is that of the process that runs the job."""
-    from trainkit.owners import this_process
+    from trainkit.files.owners import this_process
 
     me = this_process()
     scene.recorder.note(pid=me.pid, process_started_at=me.started_at, boot_id=me.boot_id, host=me.host)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import trainkit as tk
+from trainkit.files.record import ErrorInfo, Record, Status
+from trainkit.files.store import Store
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.monitor import Monitor
 from trainkit.panels.refresher import refresher
-from trainkit.record import ErrorInfo, Record, Status
-from trainkit.store import Store
 
 Eventually = Callable[..., None]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainkit.history import metrics_frame
+from trainkit.api.history import metrics_frame
+from trainkit.files.streams import Appender
 from trainkit.panels import series
 from trainkit.panels.series import History, Points, thinned
-from trainkit.streams import Appender
 
 
 def lines(first: int, last: int, attempt: int = 1, **metrics: float) -> list[dict[str, float]]:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import psutil
 
-from trainkit.locks import try_lock
-from trainkit.owners import this_process
-from trainkit.record import Record, Status
-from trainkit.recorder import Recorder
-from trainkit.store import Handle, Store
+from trainkit.files.locks import try_lock
+from trainkit.files.owners import this_process
+from trainkit.files.record import Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store
 
 JOB = "job"
 #: A dead owner may be called RUNNING for no longer.

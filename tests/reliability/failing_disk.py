@@ -19,19 +19,21 @@ from typing import Any
 import torch
 from faults import KINDS, Disk
 
-from trainkit import attempts, checkpoints, recorder, store, streams
-from trainkit.checkpoints import save_resume, whole_resume
-from trainkit.endings import Ending
+from trainkit.api import attempts
+from trainkit.api.job import Job
+from trainkit.api.launching import submit
 from trainkit.errors import CheckpointError, JobExistsError, StoreError, TrainkitError
-from trainkit.job import Job
-from trainkit.launching import submit
-from trainkit.locks import is_locked
-from trainkit.record import EndedBy, Record, Status, encode
-from trainkit.recorder import Recorder
+from trainkit.files import recorder, store, streams
+from trainkit.files.endings import Ending
+from trainkit.files.locks import is_locked
+from trainkit.files.record import EndedBy, Record, Status, encode
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store
+from trainkit.files.streams import Appender, tail
+from trainkit.resuming import checkpoints
+from trainkit.resuming.checkpoints import save_resume, whole_resume
 from trainkit.runners.lifetime import bury
-from trainkit.slots import FOLDER_VARIABLE, Ticket
-from trainkit.store import Handle, Store
-from trainkit.streams import Appender, tail
+from trainkit.runners.slots import FOLDER_VARIABLE, Ticket
 
 JOB = "job"
 

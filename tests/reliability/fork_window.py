@@ -12,7 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
-from trainkit import locks
+from trainkit.files import locks
 
 
 class NoGuard:

@@ -19,11 +19,11 @@ from pathlib import Path
 import psutil
 from ends import steps
 
-from trainkit.job import Job
-from trainkit.launching import submit
-from trainkit.owners import is_running
-from trainkit.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
-from trainkit.store import Store
+from trainkit.api.job import Job
+from trainkit.api.launching import submit
+from trainkit.files.owners import is_running
+from trainkit.files.store import Store
+from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 MARK = "TRAINKIT_TEST_MARK"
 SOON_S = 1.0

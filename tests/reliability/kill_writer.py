@@ -17,11 +17,11 @@ from collections import Counter
 from pathlib import Path
 
 from trainkit.errors import RecordError, UnknownJobError
-from trainkit.locks import try_lock
-from trainkit.owners import this_process
-from trainkit.record import Record, Status, encode, to_dict
-from trainkit.recorder import Recorder
-from trainkit.store import Store
+from trainkit.files.locks import try_lock
+from trainkit.files.owners import this_process
+from trainkit.files.record import Record, Status, encode, to_dict
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
 
 JOB = "victim"
 

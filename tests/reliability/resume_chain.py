@@ -22,16 +22,16 @@ import numpy as np
 import torch
 import torch._dynamo
 
-from trainkit import boundary
-from trainkit.determinism import plain_random_state, random_state, restore_random_state
-from trainkit.locks import try_lock
-from trainkit.record import Record, Status, begin_attempt
-from trainkit.recorder import Recorder
-from trainkit.store import Store
+from trainkit.files.locks import try_lock
+from trainkit.files.record import Record, Status, begin_attempt
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
+from trainkit.resuming.determinism import plain_random_state, random_state, restore_random_state
+from trainkit.runners.task import Task
+from trainkit.runners.worker import Outcome, work
 from trainkit.tabular import train_function
 from trainkit.tabular.synthetic import synthetic_table
-from trainkit.task import Task
-from trainkit.worker import Outcome, work
+from trainkit.training import boundary
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, torch.Tensor]]):

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from trainkit import attempts
+from trainkit.api import attempts
+from trainkit.api.job import Job
+from trainkit.api.launching import submit
 from trainkit.errors import StateError, TrainkitError
-from trainkit.job import Job
-from trainkit.launching import submit
-from trainkit.locks import try_lock
-from trainkit.record import Status
-from trainkit.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
-from trainkit.store import Store
-from trainkit.streams import tail
+from trainkit.files.locks import try_lock
+from trainkit.files.record import Status
+from trainkit.files.store import Store
+from trainkit.files.streams import tail
+from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 JOB = "job"
 RACERS = 4

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from trainkit.checkpoints import load_resume, save_resume
 from trainkit.errors import CheckpointError
-from trainkit.kept import Kept, available, find
-from trainkit.paths import JobPaths
-from trainkit.store import Store
+from trainkit.files.paths import JobPaths
+from trainkit.files.store import Store
+from trainkit.resuming.checkpoints import load_resume, save_resume
+from trainkit.resuming.kept import Kept, available, find
 
 
 def content(step: int) -> dict[str, object]:

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainkit import store as store_module
-from trainkit import streams
-from trainkit.record import Record, Status
-from trainkit.store import Store
-from trainkit.streams import Appender, tail
+from trainkit.files import store as store_module
+from trainkit.files import streams
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
+from trainkit.files.streams import Appender, tail
 
 JOB = "job"
 _write = os.write

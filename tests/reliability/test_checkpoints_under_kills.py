@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainkit.checkpoints import load_resume, save_resume
 from trainkit.errors import CheckpointError
-from trainkit.paths import JobPaths
-from trainkit.store import Store
+from trainkit.files.paths import JobPaths
+from trainkit.files.store import Store
+from trainkit.resuming.checkpoints import load_resume, save_resume
 
 HARNESS = Path(__file__).with_name("save_and_die.py")
 

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 import trainkit as tk
-from trainkit.checkpoints import load_resume, save_resume, whole_resume
 from trainkit.errors import CheckpointError, RecordError, StoreError, TrainkitError
-from trainkit.record import Record, Status
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
+from trainkit.files.streams import tail
+from trainkit.resuming.checkpoints import load_resume, save_resume, whole_resume
 from trainkit.runners.thread import outcome_of
-from trainkit.store import Store
-from trainkit.streams import tail
 
 HERE = Path(__file__).parent
 #: Dozens of processes each: what takes seconds here takes minutes on a busy machine.
@@ -213,9 +213,9 @@ def as_nobody(script: str, *arguments: object) -> str:
     """Run a script as a user without rights; all modules are imported before."""
     code = """
         import os, sys
-        import trainkit.cli, trainkit.launching, trainkit.listing, trainkit.view, trainkit.runners.thread
-        import trainkit.runners.process, trainkit.attempts, trainkit as tk
-        from trainkit.store import Store
+        import trainkit.cli, trainkit.api.launching, trainkit.api.listing, trainkit.api.view
+        import trainkit.runners.thread, trainkit.runners.process, trainkit.api.attempts, trainkit as tk
+        from trainkit.files.store import Store
         os.setgroups([]); os.setgid(65534); os.setuid(65534)
         root = sys.argv[1]
     """
@@ -287,7 +287,7 @@ def test_a_store_that_is_removed_under_a_job(root: Path, tmp_path: Path, runner:
         shutil.rmtree(sys.argv[1])
         time.sleep(0.5)
         open(sys.argv[2], "w").close()
-        from trainkit.owners import is_running, this_process
+        from trainkit.files.owners import is_running, this_process
         others = [each for each in handle.processes if each.pid != this_process().pid]
         give_up_at = time.monotonic() + 20
         while any(map(is_running, others)) and time.monotonic() < give_up_at: time.sleep(0.02)

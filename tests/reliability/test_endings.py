@@ -21,9 +21,9 @@ from jupyter_client.manager import KernelManager
 
 import trainkit as tk
 from trainkit.errors import JobFailedError, JobInterruptedError
-from trainkit.locks import is_locked
-from trainkit.record import Record, Status
-from trainkit.streams import tail
+from trainkit.files.locks import is_locked
+from trainkit.files.record import Record, Status
+from trainkit.files.streams import tail
 
 HERE = Path(__file__).parent
 #: Dozens of processes each: what takes seconds here takes minutes on a busy machine.

@@ -28,7 +28,7 @@ import torch._dynamo  # torch's optimizers import it at their first step, and it
 from threadpoolctl import threadpool_info
 
 import trainkit as tk
-from trainkit.record import Status
+from trainkit.files.record import Status
 from trainkit.tabular.synthetic import synthetic_table
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from trainkit.store import Store
-from trainkit.streams import tail
+from trainkit.files.store import Store
+from trainkit.files.streams import tail
 
 HARNESS = Path(__file__).with_name("kill_writer.py")
 

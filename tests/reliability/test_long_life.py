@@ -14,10 +14,10 @@ import psutil
 import pytest
 
 import trainkit as tk
-from trainkit.endings import Ending
-from trainkit.record import EndedBy, Record, Status
-from trainkit.recorder import Recorder
-from trainkit.store import Store
+from trainkit.files.endings import Ending
+from trainkit.files.record import EndedBy, Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
 
 
 @dataclass(frozen=True)

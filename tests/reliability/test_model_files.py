@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from trainkit.errors import ModelFileError, TrainkitError
-from trainkit.modelfile import load_model_content
+from trainkit.files.modelfile import load_model_content
 from trainkit.tabular.model import load_model
 
 Content = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import trainkit as tk
-from trainkit.record import Status
+from trainkit.files.record import Status
 
 HERE = Path(__file__).parent
 #: Dozens of processes each: what takes seconds here takes minutes on a busy machine.

@@ -55,8 +55,8 @@ CREATE = """
 import sys
 from pathlib import Path
 from trainkit.errors import JobExistsError
-from trainkit.record import Record, Status
-from trainkit.store import Store
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
 store, variant = Store(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 sys.stdin.readline()

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from trainkit.launching import submit
-from trainkit.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
-from trainkit.store import ROOT_VARIABLE
+from trainkit.api.launching import submit
+from trainkit.files.store import ROOT_VARIABLE
+from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 TOKEN = "a-token-of-the-tests"
 

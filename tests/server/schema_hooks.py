@@ -8,7 +8,7 @@ from typing import Any
 
 import schemathesis
 
-from trainkit.paths import JOB_ID_PATTERN
+from trainkit.files.paths import JOB_ID_PATTERN
 
 JOB_ID = os.environ.get("TRAINKIT_TEST_JOB", "a-job")  # pytest, too, imports this module
 

@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit
 import pytest
 
 from tests.server.conftest import TOKEN, RunningServer, end, environment_of, free_port, start
-from trainkit.job import Job
-from trainkit.launching import submit
+from trainkit.api.job import Job
+from trainkit.api.launching import submit
 
 #: A configuration that would open everything.
 OPEN = """

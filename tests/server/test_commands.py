@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import RunningServer
-from trainkit.job import Job
-from trainkit.launching import submit
-from trainkit.record import Status
+from trainkit.api.job import Job
+from trainkit.api.launching import submit
+from trainkit.files.record import Status
 
 pytestmark = pytest.mark.usefixtures("server")
 

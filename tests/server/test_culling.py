@@ -15,7 +15,7 @@ import pytest
 import websocket
 
 from tests.server.conftest import TOKEN, RunningServer, end, jupyter_server
-from trainkit.slots import Ticket
+from trainkit.runners.slots import Ticket
 
 Eventually = Callable[..., None]
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.server.conftest import RunningServer, end, jupyter_server
-from trainkit.job import Job
+from trainkit.api.job import Job
 
 TABLE = "a,b,y\n" + "".join(f"{n},{n % 7},{n % 2}\n" for n in range(60))
 

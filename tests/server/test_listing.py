@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import RunningServer
-from trainkit.record import Record, Status, encode
+from trainkit.files.record import Record, Status, encode
+from trainkit.files.store import Store
 from trainkit.server.index import Index
 from trainkit.server.roots import Roots
-from trainkit.store import Store
 
 
 def make_jobs(root: Path, count: int) -> None:

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tests.server.conftest import TOKEN, RunningServer, end, jupyter_server
-from trainkit.launching import submit
+from trainkit.api.launching import submit
 from trainkit.server.openapi import document
 from trainkit.server.routes import ROUTES
 from trainkit.tabular.options import TrainOptions

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.server.conftest import TOKEN, RunningServer
-from trainkit.launching import submit
+from trainkit.api.launching import submit
 
 POSTS = ["train", "train/stop", "train/finish", "train/pause", "train/resume", "train/kill", "train/set"]
 GETS = ["train/status", "train/jobs", "train/metrics", "train/logs", "train/events"]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import TOKEN, RunningServer
-from trainkit.launching import submit
-from trainkit.record import Record, Status
-from trainkit.store import Store
-from trainkit.streams import Appender, tail
+from trainkit.api.launching import submit
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
+from trainkit.files.streams import Appender, tail
 
 pytestmark = pytest.mark.usefixtures("server")
 

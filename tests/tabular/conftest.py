@@ -10,7 +10,7 @@ import pytest
 
 
 class MemoryRun:
-    """Stands in for :class:`trainkit.run.Run` where no job is needed."""
+    """Stands in for :class:`trainkit.training.run.Run` where no job is needed."""
 
     device = "cpu"
     world_size = 1

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
+from trainkit.api.launching import submit
 from trainkit.errors import TableError, TrainkitError
-from trainkit.launching import submit
 from trainkit.tabular.feeding import Batches, split
 from trainkit.tabular.fit import fit
 from trainkit.tabular.metrics import classification_metrics, regression_metrics

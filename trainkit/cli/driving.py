@@ -11,7 +11,7 @@ from trainkit.cli.exits import Exit, echo_json
 from trainkit.cli.group import answers, job_id_argument
 
 if TYPE_CHECKING:
-    from trainkit.job import Job
+    from trainkit.api.job import Job
 
 
 def _drive(
@@ -34,8 +34,8 @@ def _drive(
         needs_running: for a job that has ended it would be an empty promise.
         told: what to say when it was asked; without it, what the job says.
     """
+    from trainkit.api.listing import attach
     from trainkit.errors import StateError
-    from trainkit.listing import attach
 
     job = attach(job_id, root=root)
     had_ended = job.done()

@@ -38,7 +38,7 @@ _READER_GONE = 141
 
 def echo_json(value: Mapping[str, Any]) -> None:
     """Print one strict JSON object on one line: a number that is not finite becomes a text, as in the files."""
-    from trainkit.streams import encode_line
+    from trainkit.files.streams import encode_line
 
     click.echo(encode_line(value).decode(), nl=False)
 

@@ -103,7 +103,7 @@ def starts(command: Command) -> Command:
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the ids that begin so, for the shell's completion."""
-    from trainkit.store import Store
+    from trainkit.files.store import Store
 
     return sorted(each for each in Store(ctx.params.get("root")).job_ids() if each.startswith(incomplete))
 

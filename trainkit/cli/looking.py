@@ -13,7 +13,7 @@ from trainkit.cli.exits import Exit, echo_json
 from trainkit.cli.group import answers, job_id_argument
 
 if TYPE_CHECKING:
-    from trainkit.job import Job
+    from trainkit.api.job import Job
 
 _STATES = ("QUEUED", "RUNNING", "PAUSED", "STOPPING", "COMPLETED", "STOPPED", "FAILED", "INTERRUPTED")
 _FOLLOW_S = 0.1
@@ -24,14 +24,14 @@ _FOLLOW_S = 0.1
 @answers
 def jobs(state: str | None, root: str | None, as_json: bool) -> int:
     """List the jobs, newest first."""
-    from trainkit import listing, view
-    from trainkit.job import as_status
-    from trainkit.store import Store
+    from trainkit.api import listing, view
+    from trainkit.api.job import as_status
+    from trainkit.files.store import Store
 
     store = Store(root)
     records, unreadable = listing.records_of(store, None if state is None else as_status(state))
     if as_json:
-        from trainkit.record import to_dict
+        from trainkit.files.record import to_dict
 
         damaged = [
             {"job_id": job_id, "status": "UNREADABLE", "message": reason} for job_id, reason in unreadable.items()
@@ -58,7 +58,7 @@ def jobs(state: str | None, root: str | None, as_json: bool) -> int:
 @answers
 def status(job_id: str | None, root: str | None, as_json: bool) -> int:
     """Show how a job is."""
-    from trainkit.listing import attach
+    from trainkit.api.listing import attach
 
     job = attach(job_id, root=root)
     if as_json:
@@ -78,9 +78,9 @@ def watch(job_id: str | None, root: str | None, as_json: bool) -> int:
 
     The exit code tells how it ended.  Ctrl-C ends the watching; the job goes on.
     """
+    from trainkit.api.listing import attach
     from trainkit.cli.screens import screen_for
     from trainkit.cli.watching import look_on
-    from trainkit.listing import attach
 
     job = attach(job_id, root=root)
     return look_on(job, screen_for(job.store, as_json=as_json))
@@ -93,8 +93,8 @@ def watch(job_id: str | None, root: str | None, as_json: bool) -> int:
 @answers
 def logs(job_id: str | None, follow: bool, tail: int | None, root: str | None, as_json: bool) -> int:
     """Show what the training code printed."""
+    from trainkit.api.listing import attach
     from trainkit.errors import TrainkitError
-    from trainkit.listing import attach
 
     job = attach(job_id, root=root)
     if not job.paths.output.exists():

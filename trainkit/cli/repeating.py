@@ -16,7 +16,7 @@ def checkpoints(job_id: str | None, root: str | None, as_json: bool) -> int:
     """List the checkpoints that a job can be branched from."""
     from msgspec import to_builtins
 
-    from trainkit.listing import attach
+    from trainkit.api.listing import attach
 
     job = attach(job_id, root=root)
     found = job.checkpoints()
@@ -45,7 +45,7 @@ def replay(
     as_json: bool,
 ) -> int:
     """Run a job that is over once more, with every live change at its step, and watch it."""
-    from trainkit.listing import attach
+    from trainkit.api.listing import attach
 
     job = attach(old, root=root)
     return start(
@@ -77,8 +77,8 @@ def branch(
     \b
     trainkit branch fit --step 400 lr=0.0001
     """
+    from trainkit.api.listing import attach
     from trainkit.cli.functions import parse_values
-    from trainkit.listing import attach
 
     old, rest = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
     params = parse_values(rest)
@@ -112,8 +112,8 @@ def verify_resume(
     \b
     trainkit verify-resume fit:train --steps 100 --kills 3 --param lr=0.001
     """
+    from trainkit.api.verifying import verify_resume
     from trainkit.cli.functions import find_function, parse_values
-    from trainkit.verifying import verify_resume
 
     found = find_function(function)
     values = parse_values(parameters)

@@ -1,6 +1,6 @@
 """Draws a job while it is watched: live in a terminal, as plain lines in a pipe, as JSON lines for programs.
 
-What is shown is decided in :mod:`trainkit.view`.
+What is shown is decided in :mod:`trainkit.api.view`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trainkit import view
+from trainkit.api import view
 from trainkit.cli.exits import echo_json
 from trainkit.cli.watching import Epoch, Screen, Update
-from trainkit.record import Record, Status, to_dict
-from trainkit.store import Store
+from trainkit.files.record import Record, Status, to_dict
+from trainkit.files.store import Store
 
 #: Of the 16 colours that every terminal theme defines, those that are readable on light and dark ones.
 STYLES = {

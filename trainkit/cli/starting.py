@@ -13,7 +13,7 @@ from trainkit.cli.group import Command, answers, starts
 from trainkit.tabular.options import TrainOptions, describe_option
 
 if TYPE_CHECKING:
-    from trainkit.job import Job
+    from trainkit.api.job import Job
 
 #: What `submit` takes for itself, so that it cannot be a parameter of the function.
 OWN = {"runner", "ranks", "gpus_per_rank", "retries", "address", "name", "job_id", "root"}
@@ -111,7 +111,7 @@ def train(
     }
 
     def launch() -> Job:
-        from trainkit.launching import train
+        from trainkit.api.launching import train
 
         return train(
             file, runner=where, name=name, job_id=job_id, root=root, max_time=max_time, **resources, **options
@@ -172,7 +172,7 @@ def submit(
     }
 
     def launch() -> Job:
-        from trainkit.launching import submit
+        from trainkit.api.launching import submit
 
         return submit(found, runner=where, name=name, job_id=job_id, root=root, **resources, **values)
 

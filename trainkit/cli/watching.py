@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
+from trainkit.api.job import Job
 from trainkit.cli.exits import BY_STATUS, Exit
-from trainkit.job import Job
-from trainkit.record import Record
-from trainkit.streams import tail
+from trainkit.files.record import Record
+from trainkit.files.streams import tail
 
 POLL_S = 0.1
 #: What a line of the metrics stream holds beside the metrics.

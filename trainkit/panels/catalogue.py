@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from trainkit import view
+from trainkit.api import view
 from trainkit.errors import RecordError, UnknownJobError
-from trainkit.paths import jobs_folder
-from trainkit.record import Record, Status
-from trainkit.store import Store
+from trainkit.files.paths import jobs_folder
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
 
 #: What a row holds, in this order; the page gets the list, so that ten thousand rows stay small.
 COLUMNS = ("job_id", "name", "status", "progress", "where", "metrics", "created_at", "runner", "actions", "parent")

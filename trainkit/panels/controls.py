@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trainkit.params import FOLLOWED
+from trainkit.training.params import FOLLOWED
 
 #: Such quantities are tried in powers of ten.
 _BY_FACTORS = re.compile(

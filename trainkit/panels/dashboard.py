@@ -7,15 +7,15 @@ from typing import Any
 
 import traitlets
 
-from trainkit import view
-from trainkit.job import Job
-from trainkit.listing import records_of
+from trainkit.api import view
+from trainkit.api.job import Job
+from trainkit.api.listing import records_of
+from trainkit.files.store import Store
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.monitor import answer, ask
 from trainkit.panels.panel import Panel, opening
 from trainkit.panels.series import History, thinned
-from trainkit.store import Store
 
 #: As many as colours and dashes can tell apart.
 MOST_CURVES = 8

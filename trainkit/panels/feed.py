@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from trainkit import view
+from trainkit.api import view
 from trainkit.errors import RecordError, UnknownJobError
-from trainkit.owners import Process, is_running
+from trainkit.files.owners import Process, is_running
+from trainkit.files.paths import jobs_folder
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
 from trainkit.panels.controls import Controls
 from trainkit.panels.happened import Happened
 from trainkit.panels.printed import Printed
 from trainkit.panels.series import Floats, History, thinned
-from trainkit.paths import jobs_folder
-from trainkit.record import Record, Status
-from trainkit.store import Store
 
 Message = tuple[dict[str, Any], list[bytes]]
 

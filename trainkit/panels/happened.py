@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainkit import view
-from trainkit.streams import tail
+from trainkit.api import view
+from trainkit.files.streams import tail
 
 #: A page shows as many of each, the newest.
 MOST_CHANGES, MOST_WARNINGS = 60, 5

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import traitlets
 
-from trainkit import view
+from trainkit.api import view
+from trainkit.api.job import Job
+from trainkit.api.launching import submit, train
 from trainkit.errors import OptionError, TrainkitError
-from trainkit.job import Job
-from trainkit.launching import submit, train
+from trainkit.files.store import Store
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.forms import FunctionForm, TableForm
 from trainkit.panels.monitor import answer, settle
 from trainkit.panels.panel import Panel, opening, told
 from trainkit.panels.tables import preview, tables
 from trainkit.runners import RUNNERS
-from trainkit.store import Store
+from trainkit.runners.task import describe
 from trainkit.tabular.options import check_options
 from trainkit.tabular.plan import check_table
 from trainkit.tabular.read import read_table
-from trainkit.task import describe
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,14 +6,14 @@ from typing import Any
 
 import traitlets
 
+from trainkit.api.job import Job
+from trainkit.api.view import actions
 from trainkit.errors import OptionError, UnknownJobError
-from trainkit.job import Job
+from trainkit.files.record import Status
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.panel import Panel
 from trainkit.panels.picture import bundle, bundle_of_deleted
 from trainkit.panels.plain import live_text
-from trainkit.record import Status
-from trainkit.view import actions
 
 #: What a button may ask for, and so what a page may.
 ASKABLE = ("stop", "finish", "pause", "resume", "kill", "checkpoint")

@@ -13,11 +13,11 @@ import anywidget
 import traitlets
 
 from trainkit.errors import TrainkitError
+from trainkit.files.store import Store
 from trainkit.panels import assets
 from trainkit.panels.feed import Message
 from trainkit.panels.frontend import attached, ipython_shell
 from trainkit.panels.refresher import refresher
-from trainkit.store import Store
 
 _log = logging.getLogger("trainkit")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from trainkit import view
-from trainkit.job import Job
+from trainkit.api import view
+from trainkit.api.job import Job
+from trainkit.files.record import Record, Status
 from trainkit.panels.happened import Happened
 from trainkit.panels.plain import live_text, without_folder
 from trainkit.panels.series import History, thinned
-from trainkit.record import Record, Status
 
 #: Tones that read well on white and on black, since a stored picture cannot follow the theme.
 _TRAINING, _VALIDATION, _INK, _GRID = "#2a8fcf", "#e07b1f", "#84898f", "#84898f"

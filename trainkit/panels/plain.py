@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from trainkit import view
-from trainkit.job import Job
+from trainkit.api import view
+from trainkit.api.job import Job
 
 
 def live_text(job: Job) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tsdownsample import MinMaxLTTBDownsampler
 
-from trainkit.recorder import RESERVED
+from trainkit.files.recorder import RESERVED
 
 Floats = NDArray[np.float64]
 

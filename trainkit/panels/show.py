@@ -11,11 +11,11 @@ from trainkit.errors import MissingExtraError
 from trainkit.panels.frontend import attached
 
 if TYPE_CHECKING:
-    from trainkit.job import Job
+    from trainkit.api.job import Job
+    from trainkit.files.store import Store
     from trainkit.panels.dashboard import Dashboard
     from trainkit.panels.launcher import Launcher
     from trainkit.panels.monitor import Monitor
-    from trainkit.store import Store
 
 
 def show_job(job: Job) -> None:
@@ -31,9 +31,9 @@ def show_job(job: Job) -> None:
     if not attached() or not available():
         show({"text/plain": live_text(job)}, raw=True)
         return
+    from trainkit.api.view import actions
     from trainkit.panels.monitor import Monitor
     from trainkit.panels.picture import bundle
-    from trainkit.view import actions
 
     record = job.record
     if record.status.terminal and not actions(record):
@@ -73,8 +73,8 @@ def launcher(function: Callable[..., Any] | None = None, /, *, root: Store | str
         OptionError: not a function.
     """
     _need()
+    from trainkit.files.store import Store
     from trainkit.panels.launcher import Launcher
-    from trainkit.store import Store
 
     return Launcher(Store.at(root), function)
 
@@ -89,8 +89,8 @@ def dashboard(root: Store | str | Path | None = None) -> Dashboard:
         MissingExtraError: the ``notebook`` extra is not installed.
     """
     _need()
+    from trainkit.files.store import Store
     from trainkit.panels.dashboard import Dashboard
-    from trainkit.store import Store
 
     return Dashboard(Store.at(root))
 

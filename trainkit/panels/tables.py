@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit import view
+from trainkit.api import view
 from trainkit.tabular.read import FORMATS
 
 if TYPE_CHECKING:

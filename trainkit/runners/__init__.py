@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:  # a starter imports this package, and nothing that takes time
-    from trainkit.locks import FileLock
-    from trainkit.record import Record
-    from trainkit.slots import Ticket
-    from trainkit.store import Handle, Store
-    from trainkit.task import Task
+    from trainkit.files.locks import FileLock
+    from trainkit.files.record import Record
+    from trainkit.files.store import Handle, Store
+    from trainkit.runners.slots import Ticket
+    from trainkit.runners.task import Task
 
 #: The name that users type, and the module.
 RUNNERS = {

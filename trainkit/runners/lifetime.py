@@ -13,14 +13,14 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NamedTuple
 
-from trainkit.endings import Ending, cause_of_death
 from trainkit.errors import StoreError, UnknownJobError
-from trainkit.owners import process
-from trainkit.rankends import cause_of_end, forget_rank_ends, rank_ends
-from trainkit.record import EndedBy, Record, Status, begin_restart
-from trainkit.recorder import Recorder
+from trainkit.files.endings import Ending, cause_of_death
+from trainkit.files.owners import process
+from trainkit.files.record import EndedBy, Record, Status, begin_restart
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store
+from trainkit.ranks.ends import cause_of_end, forget_rank_ends, rank_ends
 from trainkit.runners.process import kill_descendants, kill_session
-from trainkit.store import Handle, Store
 
 
 class Started(NamedTuple):

@@ -20,15 +20,15 @@ from typing import IO
 import psutil
 
 from trainkit.errors import OptionError, RunnerError
-from trainkit.handover import Errand, send
-from trainkit.locks import FileLock
-from trainkit.owners import is_running
-from trainkit.record import Record
+from trainkit.files.locks import FileLock
+from trainkit.files.owners import is_running
+from trainkit.files.record import Record
+from trainkit.files.store import Handle, Store, write_atomically
 from trainkit.runners import spare
+from trainkit.runners.handover import Errand, send
+from trainkit.runners.slots import Ticket, job_limit
 from trainkit.runners.spare import Supervisor
-from trainkit.slots import Ticket, job_limit
-from trainkit.store import Handle, Store, write_atomically
-from trainkit.task import Task, dump_task
+from trainkit.runners.task import Task, dump_task
 
 #: A task above this size is written with a warning: everything the function mentions travels along.
 LARGE_TASK_BYTES = 100_000_000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 
-from trainkit.endings import Ending
-from trainkit.record import EndedBy, Status
-from trainkit.recorder import Recorder
-from trainkit.slots import Ticket, job_limit, wait_for_turn
+from trainkit.files.endings import Ending
+from trainkit.files.record import EndedBy, Status
+from trainkit.files.recorder import Recorder
+from trainkit.runners.slots import Ticket, job_limit, wait_for_turn
 
 
 def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event | None = None) -> bool:

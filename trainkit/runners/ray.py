@@ -22,15 +22,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainkit.endings import failed
 from trainkit.errors import MissingExtraError, OptionError, RunnerError
-from trainkit.locks import FileLock, is_locked
-from trainkit.owners import is_running, this_process
-from trainkit.record import Record
-from trainkit.recorder import Recorder
-from trainkit.slots import Ticket
-from trainkit.store import Handle, Store, write_atomically
-from trainkit.task import Task, dump_task
+from trainkit.files.endings import failed
+from trainkit.files.locks import FileLock, is_locked
+from trainkit.files.owners import is_running, this_process
+from trainkit.files.record import Record
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store, write_atomically
+from trainkit.runners.slots import Ticket
+from trainkit.runners.task import Task, dump_task
 
 #: How long an answer of the cluster is waited for, in seconds.
 ANSWER_S = 5.0

@@ -14,11 +14,11 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from trainkit.orphans import die_with_parent
-from trainkit.rankends import RankEndError, tell_rank_end
-from trainkit.record import ErrorInfo
+from trainkit.files.record import ErrorInfo
+from trainkit.files.store import Store
+from trainkit.ranks.ends import RankEndError, tell_rank_end
+from trainkit.runners.orphans import die_with_parent
 from trainkit.runners.rayrank import MEETING_S, Meeting, train_as_rank
-from trainkit.store import Store
 
 
 def main(arguments: list[str]) -> None:

@@ -13,16 +13,16 @@ import sys
 import time
 from pathlib import Path
 
-from trainkit.endings import Ending
 from trainkit.errors import StateError, UnknownJobError
-from trainkit.locks import FileLock, try_lock
-from trainkit.orphans import adopt_orphans
-from trainkit.owners import this_process
-from trainkit.record import EndedBy, Status
-from trainkit.recorder import Recorder
+from trainkit.files.endings import Ending
+from trainkit.files.locks import FileLock, try_lock
+from trainkit.files.owners import this_process
+from trainkit.files.record import EndedBy, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store
 from trainkit.runners.lifetime import Started, asked_for, see_through
+from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import kill_session
-from trainkit.store import Handle, Store
 
 #: How long who submitted the job may take to let go of its files.
 HAND_OVER_S = 60.0

@@ -21,11 +21,11 @@ from pathlib import Path
 import msgspec
 
 from trainkit.errors import RunnerError
-from trainkit.locks import FileLock, is_locked, locked, try_lock
-from trainkit.orphans import adopt_orphans
+from trainkit.files.locks import FileLock, is_locked, locked, try_lock
+from trainkit.files.store import write_atomically
+from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import kill_descendants
-from trainkit.slots import queue_folder, usable_cores
-from trainkit.store import write_atomically
+from trainkit.runners.slots import queue_folder, usable_cores
 
 #: How long the cluster may take to start, in seconds.
 START_S = 120.0

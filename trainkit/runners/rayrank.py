@@ -14,11 +14,11 @@ from ray.train import get_context
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
 
-from trainkit.output import send_output_to
-from trainkit.ranks import Group
+from trainkit.files.store import Store
+from trainkit.ranks.group import Group
 from trainkit.runners.torchrun import loopback
-from trainkit.store import Store
-from trainkit.worker import run_job
+from trainkit.runners.worker import run_job
+from trainkit.training.output import send_output_to
 
 #: How long the ranks may take to find each other, and to wait for each other, in seconds.
 MEETING_S = 1800

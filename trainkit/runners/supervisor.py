@@ -14,18 +14,18 @@ import sys
 from pathlib import Path
 
 from trainkit.errors import TrainkitError
-from trainkit.handover import Errand, receive, send
-from trainkit.locks import FileLock
-from trainkit.orphans import adopt_orphans
-from trainkit.owners import this_process
-from trainkit.recorder import Recorder
+from trainkit.files.locks import FileLock
+from trainkit.files.owners import this_process
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store
+from trainkit.runners.handover import Errand, receive, send
 from trainkit.runners.lifetime import Started, see_through
+from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import LARGE_TASK_BYTES, kill_descendants, kill_session
 from trainkit.runners.queueing import wait_in_queue
+from trainkit.runners.slots import Ticket
 from trainkit.runners.spare import KEPT_S, answer
 from trainkit.runners.starter import Worker, start_worker
-from trainkit.slots import Ticket
-from trainkit.store import Handle, Store
 
 
 def serve(connection: socket.socket, worker: Worker | None, *, spare: bool) -> None:

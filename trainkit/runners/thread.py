@@ -17,17 +17,17 @@ import time
 from collections import OrderedDict
 
 from trainkit.errors import OptionError, RunnerError, StoreError, TaskError, TrainkitError
-from trainkit.locks import FileLock
-from trainkit.output import captured
-from trainkit.owners import this_process
-from trainkit.record import Record, Resources
-from trainkit.recorder import Recorder
+from trainkit.files.locks import FileLock
+from trainkit.files.owners import this_process
+from trainkit.files.record import Record, Resources
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Handle, Store, write_atomically
 from trainkit.runners.kernel import keep_alive
 from trainkit.runners.queueing import wait_in_queue
-from trainkit.slots import Ticket
-from trainkit.store import Handle, Store, write_atomically
-from trainkit.task import Task, dump_task, load_task
-from trainkit.worker import Outcome, work
+from trainkit.runners.slots import Ticket
+from trainkit.runners.task import Task, dump_task, load_task
+from trainkit.runners.worker import Outcome, work
+from trainkit.training.output import captured
 
 #: How long an ending kernel waits for its jobs to save.
 EXIT_GRACE_S = 10.0

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import psutil
 
-from trainkit.rankends import tell_rank_end
-from trainkit.record import ErrorInfo
-from trainkit.slots import usable_cores
-from trainkit.store import Store
+from trainkit.files.record import ErrorInfo
+from trainkit.files.store import Store
+from trainkit.ranks.ends import tell_rank_end
+from trainkit.runners.slots import usable_cores
 
 
 def main(arguments: list[str]) -> None:
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> None:
             shutdown_timeout=5,
         )
         try:
-            elastic_launch(config, sys.executable)("-u", "-m", "trainkit.worker", root, job_id)
+            elastic_launch(config, sys.executable)("-u", "-m", "trainkit.runners.worker", root, job_id)
         except ChildFailedError as failed:
             for rank, failure in failed.failures.items():
                 code = failure.exitcode

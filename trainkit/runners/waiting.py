@@ -9,8 +9,8 @@ import os
 import socket
 import sys
 
-from trainkit import worker
-from trainkit.handover import receive
+from trainkit.runners import worker
+from trainkit.runners.handover import receive
 
 
 def main(arguments: list[str]) -> None:

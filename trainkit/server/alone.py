@@ -18,8 +18,8 @@ from tornado.routing import Router
 from traitlets import Bool, default
 
 from trainkit.errors import OptionError
+from trainkit.files.store import Store
 from trainkit.server.http import UnknownHandler
-from trainkit.store import Store
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 3001
 

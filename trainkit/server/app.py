@@ -13,6 +13,8 @@ from jupyter_server.extension.application import ExtensionApp
 from tornado.ioloop import PeriodicCallback
 from traitlets import Bool, Float, Integer, Unicode
 
+from trainkit.files.store import ROOT_VARIABLE
+from trainkit.runners.slots import live_job_ids
 from trainkit.server.alone import DEFAULT_HOST, DEFAULT_PORT, ServerAlone, arguments
 from trainkit.server.events import EventsHandler
 from trainkit.server.health import health
@@ -21,8 +23,6 @@ from trainkit.server.openapi import document
 from trainkit.server.roots import Roots
 from trainkit.server.routes import ROUTES
 from trainkit.server.site import Site
-from trainkit.slots import live_job_ids
-from trainkit.store import ROOT_VARIABLE
 
 #: Threads for each kind of work, so that no kind waits for another: a click not for a long list.
 THREADS = {"look": 4, "list": 2, "ask": 8, "launch": 4}

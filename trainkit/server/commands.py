@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainkit import repeating
+from trainkit.api import repeating
+from trainkit.api.job import Job
 from trainkit.errors import OptionError
-from trainkit.job import Job
-from trainkit.params import FOLLOWED
 from trainkit.server.messages import (
     BranchRequest,
     CommandAnswer,
@@ -19,6 +18,7 @@ from trainkit.server.messages import (
     SetRequest,
 )
 from trainkit.server.site import Site
+from trainkit.training.params import FOLLOWED
 
 
 def stop(site: Site, request: JobRequest) -> CommandAnswer:

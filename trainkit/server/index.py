@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainkit.errors import JobIdError, RecordError, UnknownJobError
-from trainkit.record import Status
+from trainkit.files.record import Status
+from trainkit.files.store import Store
 from trainkit.server.roots import Roots
-from trainkit.store import Store
 
 #: Of how many roots the index is kept.
 _KEPT_ROOTS = 16

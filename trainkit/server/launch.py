@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from trainkit import launching
+from trainkit.api import launching
+from trainkit.api.job import Job
 from trainkit.errors import JobExistsError, OptionError
-from trainkit.job import Job
+from trainkit.files.store import Store
 from trainkit.server.messages import Reply, TrainAnswer, TrainRequest
 from trainkit.server.problems import RefusedError
 from trainkit.server.site import Site
-from trainkit.store import Store
 from trainkit.tabular.options import TrainOptions, check_options
 
 #: How long to wait for the new process to write down its pid, before the answer goes out without.

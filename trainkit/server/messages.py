@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from trainkit.paths import JOB_ID_PATTERN
-from trainkit.record import CheckpointInfo, Record, Status
+from trainkit.files.paths import JOB_ID_PATTERN
+from trainkit.files.record import CheckpointInfo, Record, Status
 from trainkit.tabular.options import TrainOptions
 
 JobId = Annotated[str, Meta(pattern=f"^{JOB_ID_PATTERN}$", description="The id of a job.")]

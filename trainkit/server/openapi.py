@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import trainkit
-from trainkit.record import Record, allow_non_finite
+from trainkit.files.record import Record, allow_non_finite
 from trainkit.server.http import Route
 from trainkit.server.messages import HealthAnswer, JobRequest, ProblemAnswer
 

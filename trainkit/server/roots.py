@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from trainkit.api.job import Job
 from trainkit.errors import JobIdError, UnknownJobError
-from trainkit.job import Job
-from trainkit.paths import check_job_id, jobs_folder, models_folder
+from trainkit.files.paths import check_job_id, jobs_folder, models_folder
+from trainkit.files.store import Store
 from trainkit.server.problems import RefusedError
-from trainkit.store import Store
 
 
 class Roots:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+from trainkit.runners.slots import live_job_ids
 from trainkit.server.index import Index
 from trainkit.server.problems import RefusedError
 from trainkit.server.roots import Roots
-from trainkit.slots import live_job_ids
 
 
 @dataclass(frozen=True)

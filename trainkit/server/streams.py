@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from trainkit.record import Record
+from trainkit.files.record import Record
+from trainkit.files.streams import tail
 from trainkit.server.messages import (
     Answer,
     EndEvent,
@@ -22,7 +23,6 @@ from trainkit.server.messages import (
     StatusAnswer,
 )
 from trainkit.server.site import Site
-from trainkit.streams import tail
 
 #: What is read of a file at once: an answer, and what the server holds in memory, stays near this size.
 PIECE_BYTES = 1 << 20

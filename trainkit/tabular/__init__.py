@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainkit.run import Run
+    from trainkit.training.run import Run
 
 
 def train_function(run: Run, data: Any = None, **options: Any) -> Any:

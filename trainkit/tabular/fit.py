@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional
 
-from trainkit.stopping import EarlyStopping
 from trainkit.tabular.adam import FlatAdamW
 from trainkit.tabular.columns import as_numbers, as_words, named_columns
 from trainkit.tabular.features import learn
@@ -26,9 +25,10 @@ from trainkit.tabular.options import check_options
 from trainkit.tabular.plan import Plan, check_table
 from trainkit.tabular.read import open_table
 from trainkit.tabular.step import Backpropagation
+from trainkit.training.stopping import EarlyStopping
 
 if TYPE_CHECKING:
-    from trainkit.run import Run
+    from trainkit.training.run import Run
 
 WEIGHT_DECAY = 1e-3
 HIDDEN_SHARE = 0.05  # of the values, hidden in training

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trainkit.errors import ModelFileError, TrainkitError
-from trainkit.modelfile import MODEL_FORMAT, load_model_content
+from trainkit.files.modelfile import MODEL_FORMAT, load_model_content
 from trainkit.tabular.columns import named_columns
 from trainkit.tabular.features import Features
 from trainkit.tabular.network import TableNet

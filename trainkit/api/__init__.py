@@ -1,0 +1,1 @@
+"""Jobs, seen from outside: starting them, finding them, reading, driving and repeating them."""

@@ -1,0 +1,148 @@
+"""Handing an attempt of a job to a runner: the first one, or a resumed one."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from trainkit.errors import CheckpointError, StateError, telling
+from trainkit.files.locks import FileLock, try_lock
+from trainkit.files.paths import JobPaths
+from trainkit.files.record import Record, Resources, Status, begin_attempt
+from trainkit.files.store import Handle, Store
+from trainkit.resuming.checkpoints import whole_resume
+from trainkit.resuming.randomness import settle
+from trainkit.runners import runner as find_runner
+from trainkit.runners.placement import check_resources
+from trainkit.runners.slots import Ticket, job_limit
+from trainkit.runners.task import Task
+
+#: How long the owner of a job that is over may take to exit.
+EXIT_S = 10.0
+
+
+def begin(store: Store, record: Record, task: Task) -> None:
+    """Make the files of a new job and hand it to its runner; on any failure nothing is left behind.
+
+    Args:
+        store: where the files go.
+        record: QUEUED, with the name of a runner.
+        task: what to run.
+    """
+    _begin(store, record, task, lambda paths: None)
+
+
+def begin_from_files(store: Store, record: Record, fill: Callable[[JobPaths], None]) -> None:
+    """As :func:`begin`, for a job whose task is in its files already.
+
+    Args:
+        store: where the files go.
+        record: QUEUED, with the name of a runner.
+        fill: puts the task, and what else the job needs, into its folder; it may complete the record.
+    """
+    _begin(store, record, None, fill)
+
+
+def _begin(store: Store, record: Record, task: Task | None, fill: Callable[[JobPaths], None]) -> None:
+    find_runner(str(record.runner)).check(record)
+    job_limit()  # a wrong setting is an error here, not in a job that waits
+    settle(record)
+    lock = store.create(record)
+    try:
+        fill(store.paths(record.job_id))
+        _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
+    except BaseException:
+        store.discard(record.job_id)
+        lock.close()
+        raise
+
+
+def resume(store: Store, job_id: str, *, runner: str | None = None, ranks: int | None = None) -> None:
+    """Start a new attempt of a job that is over, from its newest whole checkpoint.
+
+    Args:
+        store: where its files are.
+        job_id: the job.
+        runner: another runner than it had.
+        ranks: another number of ranks than it had.
+
+    Raises:
+        OptionError: the runner cannot do what is asked for.
+        StateError: it is not over, it completed, or somebody else resumes it at this moment.
+        CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
+        StoreError: its files cannot be written.
+    """
+    record = store.observe(job_id)
+    resources = record.resources if ranks is None else msgspec.structs.replace(record.resources, ranks=ranks)
+    check_resources(**msgspec.structs.asdict(resources))
+    where = runner or record.runner or "process"
+    record.runner, record.resources = where, resources
+    find_runner(where).check(record)
+    paths = store.paths(job_id)
+    if record.status is not Status.COMPLETED and not (record.resumable or paths.resume.exists()):
+        raise CheckpointError(
+            f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
+            "once run.track(model=..., optimizer=...) names what to keep"
+        )
+    with telling(paths.folder):
+        _begin_again(store, record, where, resources)
+
+
+def _begin_again(store: Store, record: Record, where: str, resources: Resources) -> None:
+    job_id, paths = record.job_id, store.paths(record.job_id)
+    lock = _freed_lock(store, record)
+    try:
+        # Only under the lock is it certain that nobody else has resumed it since.
+        record = store.observe_as_owner(job_id)
+        before = copy.copy(record)
+        begin_attempt(record, now=time.time())
+        record.runner, record.resources = where, resources
+        whole_resume(paths)  # the worker loads it; that there is none should be told here
+        if not paths.task.exists():
+            raise CheckpointError(
+                f"job {record.name!r} cannot go on by itself: its function uses things that exist only in the "
+                "notebook that ran it. Run the cell that started it again"
+            )
+        store.sweep(job_id)
+        paths.result.unlink(missing_ok=True)  # what an earlier attempt returned is not what this one will
+        # The handle first: with the old one, observers would look for processes that are gone.
+        handle = Handle(runner=where, requests_offset=paths.requests.stat().st_size)
+        store.write_handle(job_id, handle)
+        try:
+            store.write_record(record, durable=True)
+            _hand_over(store, record, None, lock, handle)
+        except BaseException:
+            # An attempt that never began leaves no trace: the job is as it was.
+            store.write_record(before, durable=True)
+            raise
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _freed_lock(store: Store, record: Record) -> FileLock:
+    """Return the owner's lock of a job that is over, once its last owner has gone.
+
+    The owner writes the terminal state first and exits then, which takes a process with torch a while.
+
+    Raises:
+        StateError: somebody runs it.
+    """
+    give_up_at = time.monotonic() + EXIT_S
+    while (lock := try_lock(store.paths(record.job_id).owner_lock)) is None:
+        if not store.observe(record.job_id).status.terminal or time.monotonic() > give_up_at:
+            raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
+        time.sleep(0.01)
+    return lock
+
+
+def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:
+    ticket = Ticket(record.job_id)
+    try:
+        find_runner(handle.runner).submit(store, record, task, lock, ticket, handle)
+    except BaseException:
+        ticket.close()
+        raise

@@ -1,0 +1,501 @@
+"""A job, seen from outside: read like a ``Future``, driven like a job.
+
+A :class:`Job` holds nothing but its id and where its files are, so one made in another process, or tomorrow,
+is as good as the one that ``submit`` returned.  It reads, and appends requests; it never writes a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit.api import view
+from trainkit.api.attempts import resume
+from trainkit.api.repeating import branch, replay
+from trainkit.api.snapshot import Snapshot, take
+from trainkit.errors import (
+    JobFailedError,
+    JobInterruptedError,
+    JobStoppedError,
+    OptionError,
+    RunnerError,
+    StateError,
+    did_you_mean,
+)
+from trainkit.files.paths import JobPaths
+from trainkit.files.record import CheckpointInfo, Record, Status, to_dict, to_jsonable
+from trainkit.files.store import Store
+from trainkit.files.streams import tail
+from trainkit.resuming.kept import available
+from trainkit.runners import runner
+from trainkit.runners.task import load_outcome
+from trainkit.runners.thread import is_waited_for, outcome_of
+from trainkit.training.params import FOLLOWED
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+#: How long a request waits to be acknowledged before the call returns anyway.
+ACKNOWLEDGE_S = 1.0
+#: How long ``kill`` waits for the processes to be gone.
+KILL_S = 10.0
+
+
+class Job:
+    """One job under a root.
+
+    Args:
+        job_id: its id.
+        root: the root folder or a :class:`~trainkit.files.store.Store`.
+
+    Raises:
+        JobIdError: not a job id.
+        UnknownJobError: no such job.
+        RecordError: its record is damaged.
+    """
+
+    def __init__(self, job_id: str, root: Store | str | Path | None = None) -> None:
+        self.store = Store.at(root)
+        self.id = job_id
+        self.name = self.store.read(job_id).name
+
+    @classmethod
+    def of(cls, record: Record, store: Store) -> Job:
+        """Return the job of a record that was read, or made, a moment ago."""
+        job = cls.__new__(cls)
+        job.store, job.id, job.name = store, record.job_id, record.name
+        return job
+
+    @functools.cached_property
+    def paths(self) -> JobPaths:
+        """Where its files are."""
+        return self.store.paths(self.id)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> Record:
+        """The record as it is now, with the state that is true now."""
+        return self.store.observe(self.id)
+
+    @property
+    def state(self) -> Status:
+        """The state: QUEUED, RUNNING, PAUSED, STOPPING, COMPLETED, STOPPED, FAILED or INTERRUPTED."""
+        return self.record.status
+
+    def status(self) -> dict[str, Any]:
+        """Return the whole record as plain values: the JSON of the file, with the state that is true now."""
+        return to_dict(self.record)
+
+    @property
+    def progress(self) -> float:
+        """How much is done, 0 to 100."""
+        return self.record.progress
+
+    @property
+    def eta(self) -> float | None:
+        """The seconds that are left at the present speed, if that can be told."""
+        return view.eta_s(self.record)
+
+    def metrics(self) -> pd.DataFrame:
+        """Return what was logged: one row per step, the index; columns ``epoch`` and the metrics.
+
+        Where a resumed attempt repeats steps, the newest attempt counts.
+        """
+        from trainkit.api.history import metrics_frame
+
+        return metrics_frame(self.paths.metrics)
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return all that happened, oldest first: state changes, requests, live changes, checkpoints, warnings."""
+        return tail(self.paths.events)[0]
+
+    def warnings(self) -> list[str]:
+        """Return what the newest attempt warned of and has not passed, oldest first; each says what to do."""
+        return view.standing_warnings(self.events())
+
+    def logs(self, tail: int | None = None) -> str:
+        """Return what the training code printed.
+
+        Args:
+            tail: only that many last lines.
+        """
+        text = self.paths.output.read_text(encoding="utf-8", errors="replace")
+        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+
+    def plot(self) -> Figure:
+        """Return a chart of each metric, training and validation together.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        from trainkit.api.history import metrics_figure
+
+        return metrics_figure(self.metrics(), self.record)
+
+    # --- waiting ---------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the job has ended, however it did."""
+        return self.state.terminal
+
+    def running(self) -> bool:
+        """Whether the job has begun and has not ended."""
+        return self.state in (Status.RUNNING, Status.PAUSED, Status.STOPPING)
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until the job has ended, and return its state.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.  The job goes on.
+        """
+        give_up_at = None if timeout is None else time.monotonic() + timeout
+        pause_s = 0.005
+        while not (state := self.state).terminal:
+            if give_up_at is not None and time.monotonic() >= give_up_at:
+                raise TimeoutError(f"job {self.name!r} is {state} after {timeout:g} s; it goes on")
+            time.sleep(pause_s)
+            pause_s = min(0.1, pause_s * 1.5)
+        return state
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Wait for the job and return what its function returned.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            JobStoppedError: it was stopped; what it had is in :meth:`model` and its checkpoint.
+            JobInterruptedError: its process vanished.
+            Exception: what its function raised.
+        """
+        self.wait(timeout)
+        record = self.record
+        if (error := self._error(record)) is not None:
+            raise error
+        return self._returned(record)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the job and return what its function raised, or None.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+        """
+        self.wait(timeout)
+        record = self.record
+        return None if record.status is Status.STOPPED else self._error(record)
+
+    def add_done_callback(self, fn: Callable[[Job], object]) -> None:
+        """Call ``fn(job)`` in a thread of its own once the job has ended, however it did; at once if it has.
+
+        It is this process that calls, also for a job in another one; once this process is gone, nobody does.  What
+        ``fn`` raises is printed, and changes nothing in the job.
+        """
+
+        def call_when_done() -> None:
+            self.wait()
+            fn(self)
+
+        # Where a script waits for its job before it exits, it waits for what should follow.
+        daemon = not is_waited_for(self.store, self.record)
+        threading.Thread(target=call_when_done, name=f"trainkit-done-{self.id}", daemon=daemon).start()
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await job`` is :meth:`result` without blocking the event loop."""
+
+        async def settle() -> Any:
+            while not self.done():
+                await asyncio.sleep(0.05)
+            return self.result()
+
+        return settle().__await__()
+
+    # --- driving ---------------------------------------------------------------------------------
+
+    def stop(self) -> Status:
+        """Ask the job to save and end after its current step; return its state, usually STOPPING.
+
+        On a job that has ended nothing happens.  A function that uses nothing of ``run`` cannot be stopped,
+        only killed.
+        """
+        return self._ask("stop", until=lambda status: status is Status.STOPPING or status.terminal)
+
+    def finish(self) -> Status:
+        """Ask the job to end its loops early, validate, export and complete; return its state."""
+        return self._ask("finish", until=lambda status: status is Status.STOPPING or status.terminal)
+
+    def pause(self, *, release_gpu: bool = False) -> Status:
+        """Ask the job to save and wait after its current step; return its state.
+
+        Args:
+            release_gpu: also move what is tracked to the CPU meanwhile, and give back the GPU's memory.
+        """
+        fields = {"release_gpu": True} if release_gpu else {}
+        return self._ask("pause", until=lambda status: status is not Status.RUNNING, **fields)
+
+    def resume(self, *, runner: str | None = None, ranks: int | None = None) -> Status:
+        """Let the job go on: at once if it is paused; as a new attempt from its checkpoint if it is over.
+
+        The new attempt reaches the same weights, bit for bit, as a run that was never cut, given
+        ``runner="process"``, ``run.track`` of all that changes, and loops over ``run.epochs`` and
+        ``run.batches``; what cannot be exact is said in a warning.
+
+        Args:
+            runner: for a new attempt, another runner than the job had.
+            ranks: for a new attempt, another number of ranks than the job had.
+
+        Returns:
+            The job's state.
+
+        Raises:
+            StateError: the job completed, or somebody else resumes it at this moment.
+            CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
+        """
+        if not self.state.terminal:
+            return self._ask("resume", until=lambda status: status is not Status.PAUSED)
+        resume(self.store, self.id, runner=runner, ranks=ranks)
+        return self.state
+
+    def set(self, /, **params: Any) -> Status:
+        """Change parameters of the running job from its next step on; return its state.
+
+        ``run.params`` has them then, and ``lr`` and ``weight_decay`` reach the tracked optimizers by themselves:
+        as the value that a tracked scheduler multiplies from, and in proportion where groups differ.
+
+        Args:
+            **params: parameters of the job, with their new values.
+
+        Raises:
+            OptionError: the job has no parameter of that name.
+        """
+        known = {*self.record.params, *FOLLOWED}
+        for name in params:
+            if name not in known:
+                raise OptionError(
+                    f"job {self.name!r} has no parameter {name!r}{did_you_mean(name, known)}; "
+                    f"parameters: {', '.join(sorted(known))}"
+                )
+        return self._ask("set", params=to_jsonable(params))
+
+    def checkpoint(self) -> Status:
+        """Ask for a checkpoint after the current step; return the job's state."""
+        return self._ask("checkpoint")
+
+    def checkpoints(self) -> list[CheckpointInfo]:
+        """Return the checkpoints that the job can be branched from, by step: with ``step``, ``epoch``, ``reason``.
+
+        The newest two, and those that ``run.checkpoint_every(keep=...)`` keeps.
+        """
+        return available(self.paths)
+
+    def replay(self, *, runner: str | None = None, name: str | None = None, job_id: str | None = None) -> Job:
+        """Start a job that repeats this one, with every live change, and an early end, at its step.
+
+        It reaches the same weights, bit for bit, where the job is reproducible: with ``runner="process"``, for
+        tables, and with ``seed=``; pauses, kills and resumes of the original make no difference.
+
+        Args:
+            runner: another runner than the job had.
+            name: what people call the new job.
+            job_id: its id, if you have one.
+
+        Raises:
+            StateError: the job is not over.
+            CheckpointError: its function could not be kept.
+        """
+        return Job(replay(self.store, self.id, runner=runner, name=name, new_id=job_id), self.store)
+
+    def branch(
+        self,
+        *,
+        step: int | None = None,
+        runner: str | None = None,
+        name: str | None = None,
+        job_id: str | None = None,
+        **params: Any,
+    ) -> Job:
+        """Start a job that goes on from a checkpoint of this one, with other parameters.
+
+        Args:
+            step: of which checkpoint, see :meth:`checkpoints`; without it the newest.
+            runner: another runner than the job had.
+            name: what people call the new job.
+            job_id: its id, if you have one.
+            **params: parameters of the job, with their new values.
+
+        Raises:
+            OptionError: the job has no parameter of that name.
+            CheckpointError: there is no checkpoint of that step; the message names the steps there are.
+        """
+        new_id = branch(self.store, self.id, params, step=step, runner=runner, name=name, new_id=job_id)
+        return Job(new_id, self.store)
+
+    def kill(self) -> Status:
+        """End the job's processes now; what it had not saved is lost.  Returns its state, STOPPED.
+
+        Raises:
+            RunnerError: it runs in a thread, or does not die.
+        """
+        record = self.record
+        if record.status.terminal:
+            return record.status
+        where = runner(record.runner or "thread")
+        if record.runner == "thread":
+            where.kill(self.store, record)
+        self.store.request(self.id, "kill")
+        give_up_at = time.monotonic() + KILL_S
+        while not (record := self.record).status.terminal:
+            where.kill(self.store, record)
+            if time.monotonic() > give_up_at:
+                raise RunnerError(f"job {self.name!r} is still {record.status} {KILL_S:g} s after it was killed")
+            time.sleep(0.02)
+        return record.status
+
+    def _ask(self, action: str, *, until: Callable[[Status], bool] | None = None, **fields: Any) -> Status:
+        state = self.state
+        if state.terminal:
+            return state
+        self.store.request(self.id, action, time=time.time(), **fields)
+        give_up_at = time.monotonic() + ACKNOWLEDGE_S
+        while until is not None and not until(state := self.state) and time.monotonic() < give_up_at:
+            time.sleep(0.005)
+        return state
+
+    def delete(self) -> None:
+        """Remove all files of the job, its model too.
+
+        Raises:
+            StateError: it has not ended.
+        """
+        self.store.delete(self.id)
+
+    # --- what it left ----------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return the model as it is now, with its step: a copy from between two steps where the job runs in this
+        process, which disturbs nothing; else the newest that was saved.
+
+        Raises:
+            TrainkitError: the job has left no model (yet).
+        """
+        return take(self.store, self.record)
+
+    def model(self) -> Any:
+        """Return the model as it is now.
+
+        For a table that is a :class:`~trainkit.tabular.model.TableModel`; for a function the module that it
+        returned or tracks, where this process has it; else the state dict from the model file.
+        :meth:`snapshot` also tells of which step it is.
+
+        Raises:
+            TrainkitError: the job has left no model (yet).
+        """
+        return self.snapshot().model
+
+    def predict(self, x: Any) -> Any:
+        """Ask the model as it is now, also while it learns.
+
+        Args:
+            x: a DataFrame for a table; for a module, what its ``forward`` takes.
+
+        Raises:
+            TrainkitError: the job has left no model (yet), or only its weights are here.
+        """
+        return self.snapshot().predict(x)
+
+    def _error(self, record: Record) -> BaseException | None:
+        """What :meth:`result` raises for a job that has ended."""
+        told = record.error.message if record.error else record.message
+        if record.status is Status.FAILED:
+            error = self._outcome(record)[1]
+            if not isinstance(error, Exception):  # not known here, or it would end whoever asks: SystemExit, say
+                info = record.error
+                error = JobFailedError(
+                    f"{info.type}: {info.message}\n\n{info.traceback}" if info else record.message
+                )
+            elif error.__cause__ is None and record.error is not None and error.__traceback__ is None:
+                # A pickled exception has lost its traceback; its text takes the place.
+                error.__cause__ = JobFailedError(f"in job {self.name!r}:\n\n{record.error.traceback}")
+            return error
+        if record.status is Status.INTERRUPTED:
+            return JobInterruptedError(f"job {self.name!r} was interrupted: {told}")
+        if record.status is Status.STOPPED and not self._outcome(record)[2]:
+            return JobStoppedError(
+                f"job {self.name!r} was stopped before it returned; job.model() is what it had, if it tracked one"
+            )
+        return None
+
+    def _returned(self, record: Record) -> Any:
+        value, _, known = self._outcome(record)
+        if not known:
+            raise StateError(
+                f"job {self.name!r} is {record.status}, but what it returned is not here: it was in the "
+                f"memory of the process that ran it. job.model() reads {self.paths.model.name}, if it left a model"
+            )
+        return value
+
+    def _outcome(self, record: Record) -> tuple[Any, BaseException | None, bool]:
+        """What the function returned, what it raised, and whether it returned, as far as that is known here."""
+        outcome = outcome_of(self.store, record)
+        if outcome is not None:
+            outcome.settled.wait()
+            return outcome.value, outcome.error, outcome.returned
+        if record.runner != "thread" and self.paths.result.exists():
+            return load_outcome(self.paths.result)
+        return None, None, False
+
+    # --- showing ---------------------------------------------------------------------------------
+
+    def panel(self) -> Any:
+        """Return the live panel of this job, to display it anywhere: charts to zoom, buttons to press.
+
+        Raises:
+            MissingExtraError: the ``notebook`` extra is not installed.
+        """
+        return importlib.import_module("trainkit.panels.show").monitor(self)
+
+    def _ipython_display_(self) -> None:
+        # By name: the panels stand above this module, and only a front end needs them.
+        importlib.import_module("trainkit.panels.show").show_job(self)
+
+    def __repr__(self) -> str:
+        return view.text(self.record)
+
+    def summary(self, *, times: bool = True) -> str:
+        """Return the state as text, with the id, and how long things took unless told otherwise."""
+        return view.text(self.record, now=time.time() if times else None, job_id=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.id, self.store.root) == (other.id, other.store.root)
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.store.root))
+
+
+def as_status(state: Status | str) -> Status:
+    """Return a state by its name, in any case.
+
+    Raises:
+        StateError: there is none of that name.
+
+    >>> as_status("running")
+    RUNNING
+    """
+    try:
+        return Status(str(state).upper())
+    except ValueError:
+        raise StateError(f"{state!r} is not a state; states: {', '.join(Status)}") from None

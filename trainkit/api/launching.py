@@ -1,0 +1,337 @@
+"""Starting jobs: a function, or a table in one call."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainkit.api.attempts import begin
+from trainkit.api.job import Job
+from trainkit.errors import OptionError, did_you_mean
+from trainkit.files.paths import check_job_id, new_job_id
+from trainkit.files.record import Limits, Randomness, Record, Resources, Status, to_jsonable
+from trainkit.files.store import Store
+from trainkit.files.units import seconds
+from trainkit.resuming.randomness import OWN_GENERATORS, check_seed
+from trainkit.runners import runner as find_runner
+from trainkit.runners.placement import check_resources, suitable_runner
+from trainkit.runners.task import Task, describe
+
+#: Up to this size a table is read and checked before its job exists; it takes about half a second.
+CHECKED_BEFORE_BYTES = 50_000_000
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def submit(
+    function: Callable[..., Any],
+    /,
+    *,
+    runner: str | None = None,
+    ranks: int = 1,
+    gpus_per_rank: int = 0,
+    retries: int = 0,
+    address: str | None = None,
+    name: str | None = None,
+    job_id: str | None = None,
+    root: Store | str | Path | None = None,
+    max_time: float | str | None = None,
+    patience: int | None = None,
+    on_done: Callable[[Job], object] | None = None,
+    seed: int | None = None,
+    **params: Any,
+) -> Job:
+    """Start ``function(run, **params)`` in the background and return at once.
+
+    Args:
+        function: any callable whose first argument takes the :class:`~trainkit.training.run.Run`.
+        runner: ``"thread"``, in this process and with its live objects; ``"process"``, which survives it; or
+            ``"ray"``, on a cluster.  Without it the first of these that can do what is asked for.
+        ranks: how many processes train together, each on its share of every step.
+        gpus_per_rank: how many GPUs each of them needs.
+        retries: how often they are started again from the last checkpoint when one of them, or its machine, is
+            lost.  An exception of the function ends the job.
+        address: of a Ray cluster's dashboard, ``"http://head:8265"`` say; or ``"local"`` for one of its own here.
+        name: what people call the job; without it the function's name.
+        job_id: the job's id, if you have one; it must not be taken.
+        root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
+        max_time: for how long the job may run: seconds, or ``"30min"``, ``"2h"``.  Then it finishes after its step
+            and completes with what it has.  Attempts add up; pauses and the queue do not count.
+        patience: end after so many epochs without a better value of the metric that ``run.best`` names, or
+            ``val_loss``.  The last value in an epoch counts; without ``run.epochs``, every value.
+        on_done: called with the job, in a thread of its own in this process, when it has ended, however it did.
+            Where this process is gone by then, nobody calls it.
+        seed: gives the job random numbers of torch's that are its own, so that it comes out the same whatever
+            other cells draw, and can be repeated.  In a thread that costs some microseconds per operation; a
+            process has its own in any case.  A function with a parameter of that name gets it too.
+        **params: the function's other arguments; they are in the record, and live in ``run.params``.  One that is
+            named ``max_time``, ``patience`` or ``on_done`` is the function's, and no option of the job.
+
+    Raises:
+        OptionError: no such runner, one that cannot do what is asked for, an option out of its range, or
+            parameters that the function does not take.
+        RunnerError: the cluster cannot be reached.
+        MissingExtraError: the ``ray`` extra is not installed.
+        JobIdError, JobExistsError: the id cannot be used.
+        TaskError: with ``runner="process"``, something cannot be pickled; the message names it.
+
+    >>> import tempfile
+    >>> def fit(run, steps):
+    ...     for step in range(steps):
+    ...         run.log(loss=1.0 / (step + 1))
+    >>> job = submit(fit, steps=3, root=tempfile.mkdtemp())
+    >>> job.wait()
+    COMPLETED
+    """
+    if not callable(function):
+        raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")
+    resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
+    options: dict[str, Any] = {"max_time": max_time, "patience": patience, "on_done": on_done}
+    for option in options.keys() & _named(function):
+        if (value := options.pop(option)) is not None:
+            params[option] = value
+    if seed is not None and _takes_seed(function):
+        params["seed"] = seed
+    arguments = bound(function, params)
+    return launch(
+        Task(function, arguments),
+        randomness=Randomness(check_seed(seed)),
+        params=arguments,
+        runner=runner or suitable_runner(resources),
+        resources=resources,
+        name=name or describe(function),
+        job_id=job_id,
+        root=root,
+        **options,
+    )
+
+
+def train(
+    data: pd.DataFrame | str | Path | None = None,
+    *,
+    target: str | None = None,
+    runner: str | None = None,
+    ranks: int = 1,
+    gpus_per_rank: int = 0,
+    retries: int = 0,
+    address: str | None = None,
+    name: str | None = None,
+    job_id: str | None = None,
+    root: Store | str | Path | None = None,
+    max_time: float | str | None = None,
+    on_done: Callable[[Job], object] | None = None,
+    **options: Any,
+) -> Job:
+    """Train a network on a table in the background and return at once.
+
+    The table is read and checked before a job exists, so that a wrong file, column or option is an error
+    here and leaves nothing behind; a file above 50 MB is checked by the job itself, in its first phase.
+
+    Args:
+        data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), a DataFrame, or nothing for a
+            synthetic table.
+        target: the column to predict; without it a column named y, target or label.
+        runner: ``"thread"``, ``"process"`` or ``"ray"``; without it the first that can do what is asked for.
+        ranks: how many processes train together, each on its share of every batch.
+        gpus_per_rank: how many GPUs each of them needs.
+        retries: how often they are started again from the last checkpoint when one of them, or its machine, is
+            lost.
+        address: of a Ray cluster's dashboard, or ``"local"``.
+        name: what people call the job; without it the file's name.
+        job_id: the job's id, if you have one; it must not be taken.
+        root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
+        max_time: for how long the job may run, as for :func:`submit`.
+        on_done: called with the job when it has ended, as for :func:`submit`.
+        **options: see :class:`~trainkit.tabular.options.TrainOptions`; what is left out is chosen from the
+            data, and shown in the record.
+
+    Raises:
+        TableError: the table cannot be read or learnt from; the message names the place.
+        OptionError: an option is unknown or out of its range.
+        JobIdError, JobExistsError: the id cannot be used.
+    """
+    from trainkit.tabular import train_function
+    from trainkit.tabular.options import check_options
+
+    resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
+    runner = runner or suitable_runner(resources)
+    checked = check_options({"target": target, **options})
+    told = {key: value for key, value in {"target": target, **options}.items() if value is not None}
+    path = Path(data).absolute() if isinstance(data, (str, Path)) else None
+    shown: dict[str, Any] = {"data": _shown(data), **told}
+    message = ""
+    if name is None:
+        name = path.name.split(".")[0] if path else "synthetic" if data is None else "table"
+    if path is None or not path.is_file() or path.stat().st_size <= CHECKED_BEFORE_BYTES:
+        from trainkit.tabular.plan import check_table
+        from trainkit.tabular.read import SOURCE, open_table
+
+        frame, _ = open_table(data, checked)
+        plan = check_table(frame, checked, path=path)
+        shown, message = {"data": _shown(data), **plan.params}, plan.summary
+        # A thread shares the table that was read; a process reads the file itself.
+        if path is not None:
+            frame.attrs[SOURCE] = str(path)
+        data = frame if path is None or runner == "thread" else str(path)
+    else:
+        data = str(path)
+    return launch(
+        Task(train_function, {"data": data, **told}),
+        randomness=Randomness(checked.seed, True, OWN_GENERATORS),
+        params=shown,
+        runner=runner,
+        resources=resources,
+        name=name,
+        job_id=job_id,
+        root=root,
+        message=message,
+        max_time=max_time,
+        on_done=on_done,
+    )
+
+
+def _shown(data: Any) -> str:
+    if isinstance(data, (str, Path)):
+        return str(data)
+    return "synthetic table" if data is None else f"DataFrame of {len(data)} rows"
+
+
+def launch(
+    task: Task,
+    *,
+    params: Mapping[str, Any],
+    runner: str,
+    name: str,
+    job_id: str | None,
+    root: Store | str | Path | None,
+    resources: Resources = Resources(),  # noqa: B008 - it is frozen
+    message: str = "",
+    max_time: float | str | None = None,
+    patience: int | None = None,
+    on_done: Callable[[Job], object] | None = None,
+    randomness: Randomness = Randomness(),  # noqa: B008 - it is frozen
+) -> Job:
+    """Make a job's files and hand it to a runner; on any failure nothing is left behind.
+
+    Args:
+        task: what to run.
+        params: what the record shows of its arguments.
+        runner: the runner's name.
+        name: what people call the job.
+        job_id: its id, or None to have one made.
+        root: where the files go.
+        resources: what it should run on.
+        message: the record's first message.
+        max_time, patience, on_done: see :func:`submit`.
+        randomness: what is asked for, or known, of its random numbers.
+
+    Raises:
+        OptionError: an option is out of its range.
+    """
+    find_runner(runner)
+    limits = _limits(max_time, patience)
+    if on_done is not None and not callable(on_done):
+        raise OptionError(f"on_done={on_done!r:.80}: expected a function that takes the job")
+    store = Store.at(root)
+    created_at = time.time()
+    job_id = check_job_id(job_id) if job_id is not None else new_job_id(created_at)
+    record = Record(
+        job_id=job_id,
+        name=str(name),
+        status=Status.QUEUED,
+        message=message,
+        params=to_jsonable(params),
+        runner=runner,
+        resources=resources,
+        created_at=created_at,
+        updated_at=created_at,
+        heartbeat_at=created_at,
+        limits=limits,
+        randomness=randomness,
+    )
+    begin(store, record, task)
+    job = Job.of(record, store)
+    if on_done is not None:
+        job.add_done_callback(on_done)
+    return job
+
+
+def _limits(max_time: object, patience: object) -> Limits:
+    """Check when a job should end by itself.
+
+    Raises:
+        OptionError: not a time above 0, or not a whole number from 1 on.
+    """
+    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
+        raise OptionError(f"patience={patience!r}: expected a whole number of epochs from 1 on")
+    return Limits(
+        max_time_s=None if max_time is None else seconds(max_time, name="max_time"),
+        patience=patience,
+    )
+
+
+def _named(function: Callable[..., Any]) -> set[str]:
+    """Return the names of a function's own parameters, as far as it tells."""
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # a built-in that does not tell
+        return set()
+
+
+def _takes_seed(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a built-in that does not tell
+        return False
+    return "seed" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+
+
+def bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments that the function will get after ``run``, its defaults included.
+
+    Raises:
+        OptionError: it does not take them.
+    """
+    name = describe(function)
+    called = inspect.unwrap(getattr(function, "func", function))
+    for each in (called, getattr(called, "__call__", None)):  # noqa: B004 - its kind is asked, not whether it is
+        if (
+            inspect.isgeneratorfunction(each)
+            or inspect.iscoroutinefunction(each)
+            or inspect.isasyncgenfunction(each)
+        ):
+            raise OptionError(
+                f"{name}() is a generator or async function, so calling it would run nothing; "
+                "pass a plain function (in one, asyncio.run(...) runs async code)"
+            )
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return dict(params)  # a built-in that does not tell
+    taken = list(signature.parameters)[1:]
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    for unknown in [] if open_ended else [each for each in params if each not in taken]:
+        raise OptionError(
+            f"{name}() takes no parameter {unknown!r}{did_you_mean(unknown, taken)}; "
+            f"parameters: {', '.join(taken) or 'none'}"
+        )
+    try:
+        bound = signature.bind(None, **params)
+    except TypeError as error:
+        raise OptionError(f"{name}(run, ...) cannot be called with these parameters: {error}") from None
+    bound.apply_defaults()
+    first = next(iter(bound.arguments), None)
+    arguments: dict[str, Any] = {}
+    for key, value in bound.arguments.items():
+        if key == first:
+            continue
+        kind = signature.parameters[key].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            arguments.update(value)
+        elif kind is not inspect.Parameter.VAR_POSITIONAL:
+            arguments[key] = value
+    return arguments

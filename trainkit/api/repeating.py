@@ -1,0 +1,166 @@
+"""New jobs from old ones: one that repeats another, change by change; one that branches off from it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from trainkit.api.attempts import begin_from_files
+from trainkit.errors import CheckpointError, OptionError, StateError, did_you_mean
+from trainkit.files.paths import JobPaths, check_job_id, new_job_id
+from trainkit.files.record import CheckpointInfo, Parent, Record, Status, to_jsonable
+from trainkit.files.store import Store
+from trainkit.resuming.checkpoints import adopt
+from trainkit.resuming.kept import BASE, Kept, file_of, find, kept
+from trainkit.resuming.steering import Change, Plan, history_of, load_plan, save_plan
+from trainkit.runners import runner as find_runner
+from trainkit.training.params import FOLLOWED
+
+
+def replay(
+    store: Store, job_id: str, *, runner: str | None = None, name: str | None = None, new_id: str | None = None
+) -> str:
+    """Start a job that does what another one did: the same function, and each change and ending at its place.
+
+    Args:
+        store: where the files are.
+        job_id: the job to repeat.
+        runner: another runner than it had.
+        name: what people call the new job.
+        new_id: its id.
+
+    Returns:
+        The id of the new job.
+
+    Raises:
+        StateError: the job is not over.
+        CheckpointError: its function could not be kept, or it is a branch whose base is damaged.
+    """
+    old = store.observe(job_id)
+    if not old.status.terminal:
+        raise StateError(
+            f"job {old.name!r} is {old.status}; it can be repeated when it is over: job.stop() ends it"
+        )
+    paths = store.paths(job_id)
+    plan = load_plan(paths.plan)
+    history = history_of(paths.events, plan)
+    params = history.params if history.params is not None else old.params
+    base = next((info for info in kept(paths) if info.reason == BASE), None)
+    if base is not None:
+        base = find(paths, base.step)
+    return _begin(
+        store,
+        old,
+        Plan(plan.arguments, history.made, history.ending),
+        base=base,
+        params=params,
+        runner=runner,
+        name=name or f"{old.name} again",
+        new_id=new_id,
+    )
+
+
+def branch(
+    store: Store,
+    job_id: str,
+    changes: Mapping[str, Any],
+    *,
+    step: int | None = None,
+    runner: str | None = None,
+    name: str | None = None,
+    new_id: str | None = None,
+) -> str:
+    """Start a job that goes on from a kept checkpoint of another one, with other parameters.
+
+    Args:
+        store: where the files are.
+        job_id: the job to branch off from; it may be running.
+        changes: parameters with their new values: live ones from the first step on, and as arguments of the
+            function.
+        step: after which step; without it the newest checkpoint.
+        runner: another runner than it had.
+        name: what people call the new job.
+        new_id: its id.
+
+    Returns:
+        The id of the new job.
+
+    Raises:
+        OptionError: the job has no parameter of that name.
+        CheckpointError: there is no checkpoint of that step, it is damaged, or the function could not be kept.
+    """
+    old = store.observe(job_id)
+    known = {*old.params, *FOLLOWED}
+    for each in changes:
+        if each not in known:
+            raise OptionError(
+                f"job {old.name!r} has no parameter {each!r}{did_you_mean(each, known)}; "
+                f"parameters: {', '.join(sorted(known))}"
+            )
+    paths = store.paths(job_id)
+    base = find(paths, step)
+    arguments = {key: value for key, value in changes.items() if key in old.params}
+    # Due as soon as the run is back at the place of the checkpoint: before that no step is done.
+    changed = [Change((0, 0, 0, 0), to_jsonable(dict(changes)))] if changes else []
+    return _begin(
+        store,
+        old,
+        Plan({**load_plan(paths.plan).arguments, **arguments}, changed),
+        base=base,
+        params={**old.params, **to_jsonable(dict(changes))},
+        runner=runner,
+        name=name or f"{old.name} from step {base.step}",
+        new_id=new_id,
+    )
+
+
+def _begin(
+    store: Store,
+    old: Record,
+    plan: Plan,
+    *,
+    base: CheckpointInfo | None,
+    params: Mapping[str, Any],
+    runner: str | None,
+    name: str,
+    new_id: str | None,
+) -> str:
+    where = runner or old.runner or "process"
+    find_runner(where)
+    old_paths = store.paths(old.job_id)
+    if not old_paths.task.exists():
+        raise CheckpointError(
+            f"job {old.name!r} cannot be run again by itself: its function uses things that exist only in the "
+            "notebook that ran it. Run the cell that started it again"
+        )
+    now = time.time()
+    record = Record(
+        job_id=check_job_id(new_id) if new_id is not None else new_job_id(now),
+        name=name,
+        status=Status.QUEUED,
+        params=dict(params),
+        runner=where,
+        device=old.device,
+        resources=old.resources,
+        randomness=old.randomness,
+        parent=Parent(old.job_id, (base.step or 0) if base else 0),
+        created_at=now,
+        updated_at=now,
+        heartbeat_at=now,
+    )
+    if base is not None:
+        record.step, record.epoch, record.resumable = base.step or 0, base.epoch or 0, True
+
+    def fill(paths: JobPaths) -> None:
+        shutil.copyfile(old_paths.task, paths.task)
+        save_plan(paths.plan, plan)
+        if base is not None:
+            record.checkpoint = adopt(paths, file_of(old_paths, base), msgspec.structs.replace(base, reason=BASE))
+            Kept(paths).add(record.checkpoint)
+
+    begin_from_files(store, record, fill)
+    return record.job_id

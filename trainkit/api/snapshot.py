@@ -1,0 +1,105 @@
+"""A job's model, at any time: a copy from between two steps, or the newest that was saved."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+from trainkit.errors import ModelFileError, TrainkitError
+from trainkit.files.modelfile import load_model_content
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
+from trainkit.runners.thread import outcome_of
+
+#: How long a copy from between two steps is waited for; a step that takes longer answers with what is saved.
+COPY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model, and of which step it is.
+
+    Attributes:
+        model: a :class:`~trainkit.tabular.model.TableModel` for a table; the ``torch.nn.Module`` itself, or a
+            copy of it, in the process that runs the job; elsewhere a state dict.
+        step: the step after which it was taken.
+        source: ``"live"``, ``"result"``, or ``"file"``.
+    """
+
+    model: Any
+    step: int
+    source: str
+
+    def predict(self, x: Any) -> Any:
+        """Return what the model says of new rows or of a batch.
+
+        Args:
+            x: a DataFrame for a table; for a module, what its ``forward`` takes.
+
+        Raises:
+            TrainkitError: there is only a state dict, which cannot answer.
+        """
+        if hasattr(self.model, "predict"):
+            return self.model.predict(x)
+        if isinstance(self.model, dict):
+            raise TrainkitError(
+                "this process has the weights of that model, but not its class: make the model, give it "
+                "job.model() by load_state_dict, and call it"
+            )
+        import torch
+
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                return self.model(x)
+        finally:
+            self.model.train(training)
+
+
+def take(store: Store, record: Record) -> Snapshot:
+    """Return the newest model of a job that can be had here.
+
+    Raises:
+        TrainkitError: the job has left no model (yet).
+        ModelFileError: its model file is damaged.
+    """
+    outcome = outcome_of(store, record)
+    running = record.status in (Status.RUNNING, Status.STOPPING)
+    if outcome is not None and outcome.run is not None and running and "model" in outcome.run.tracked:
+        try:
+            model, step = outcome.run.control.ask_for_a_copy().result(COPY_S)
+            return Snapshot(model, step, "live")
+        except CancelledError:
+            outcome.settled.wait()  # it ended just now; what it returned answers
+        except FutureTimeoutError:
+            pass  # a long step: what is saved answers
+        except Exception as error:
+            raise TrainkitError(
+                f"the model of job {record.name!r} cannot be copied while it trains ({error}); "
+                "job.checkpoint() saves it, and then its file answers"
+            ) from error
+    if outcome is not None and outcome.returned and _is_model(outcome.value):
+        return Snapshot(outcome.value, outcome.run.step if outcome.run else record.step, "result")
+    path = store.paths(record.job_id).model
+    if not path.exists():
+        raise TrainkitError(
+            f"job {record.name!r} ({record.status}) has left no model; one is saved with each checkpoint when "
+            "run.track(model=...) names it, and when its function returns one"
+        )
+    content = load_model_content(path)
+    saved_at_step = record.checkpoint.step if record.checkpoint else None
+    step = record.step if record.status is Status.COMPLETED or saved_at_step is None else saved_at_step
+    if content.get("kind") == "table":
+        from trainkit.tabular.model import load_model
+
+        return Snapshot(load_model(path), step, "file")
+    if "state_dict" not in content:
+        raise ModelFileError(f"{path} holds neither a table model nor a state dict")
+    return Snapshot(content["state_dict"], step, "file")
+
+
+def _is_model(value: Any) -> bool:
+    return hasattr(value, "state_dict") and (hasattr(value, "forward") or hasattr(value, "predict"))

@@ -1,0 +1,140 @@
+"""Who runs a job, and whether it still does.
+
+The truth on one machine is the owner's lock; a process is known by pid, start time and boot id, since a
+pid alone is soon used again.  This module only reads.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from trainkit.files.locks import is_locked
+
+#: The start time of a process is computed from the boot time, which moves by up to a second with the clock.
+_START_TOLERANCE_S = 2.0
+
+
+class Process(msgspec.Struct, frozen=True):
+    """What identifies a process beyond reuse of its pid.
+
+    ``pid_namespace`` tells whose pids they are: those of a container mean other processes, or none, outside of it.
+    """
+
+    pid: int
+    started_at: float
+    boot_id: str
+    host: str
+    pid_namespace: str = ""
+
+
+@functools.cache
+def boot_id() -> str:
+    """An id that changes with every boot of this machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"boot-{psutil.boot_time():.0f}"
+
+
+@functools.cache
+def pid_namespace() -> str:
+    """An id of the namespace that the pids of this process belong to; empty where there is no such thing."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def process(pid: int) -> Process:
+    """Return the identity of a running process of this machine."""
+    return Process(pid, psutil.Process(pid).create_time(), boot_id(), socket.gethostname(), pid_namespace())
+
+
+def this_process() -> Process:
+    """Return the identity of the process that calls."""
+    return process(os.getpid())
+
+
+def is_running(identity: Process) -> bool | None:
+    """Whether that very process still runs; None if it is elsewhere, where it cannot be asked from here."""
+    if identity.host != socket.gethostname():
+        return None  # a container has its own pids, though it shares the boot
+    if identity.boot_id != boot_id():
+        return False
+    if not _shares_pids(identity):
+        return None
+    try:
+        found = psutil.Process(identity.pid)
+        same = abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
+        return same and found.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
+    """Whether somebody is there to run the job; None if that cannot be known from here.
+
+    Args:
+        owner_lock: the file whose lock the owner holds.
+        processes: those known to run or supervise the job; may be empty while it is handed over.
+    """
+    known = list(processes)
+    if any(each.boot_id != boot_id() and is_running(each) is None for each in known):
+        return None  # another kernel's locks are not seen here
+    lock = is_locked(owner_lock)
+    if lock is None:
+        running = [is_running(each) for each in known]
+        return None if None in running else any(running)
+    # All known pids gone, yet locked: a child that escaped our fork hook has kept the descriptor.  A pid that
+    # exists is enough here: start times move when the clock is set, and the lock is the better witness.
+    here = [
+        each
+        for each in known
+        if each.host == socket.gethostname() and each.boot_id == boot_id() and _shares_pids(each)
+    ]
+    return lock and (not known or len(here) < len(known) or any(_pid_lives(each.pid) for each in here))
+
+
+def _shares_pids(identity: Process) -> bool:
+    return identity.pid_namespace in ("", pid_namespace())
+
+
+def _pid_lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Pulse:
+    """How long a heartbeat has not moved, on the reader's own clock: clocks of two hosts are never compared.
+
+    Args:
+        clock: seconds, from any beginning.
+
+    >>> times = iter([10.0, 25.0, 26.0])
+    >>> pulse = Pulse(clock=lambda: next(times))
+    >>> pulse.silent_s("a", 1.0), pulse.silent_s("a", 1.0), pulse.silent_s("a", 2.0)
+    (0.0, 15.0, 0.0)
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._seen: dict[str, tuple[float | None, float]] = {}
+
+    def silent_s(self, job_id: str, heartbeat_at: float | None) -> float:
+        """Return for how many seconds this reader has seen the same heartbeat."""
+        now = self._clock()
+        before, since = self._seen.get(job_id, (None, now))
+        if before != heartbeat_at:
+            since = now
+        self._seen[job_id] = (heartbeat_at, since)
+        return now - since

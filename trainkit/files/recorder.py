@@ -1,0 +1,499 @@
+"""The owner's pen: the one writer of a running job's record, metrics and events.
+
+Training code appends to a deque and goes on; a thread of the recorder writes metrics, refreshes the record
+at most five times a second, and looks for requests twenty times a second.  Changes of state are written at
+once and durably, by whoever makes them.
+
+A disk that takes nothing does not end the training: what could not be written is tried again at every tick, and
+only the terminal state must be written, for which some room is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainkit.errors import StoreError
+from trainkit.files.endings import Ending, put
+from trainkit.files.record import Best, Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
+from trainkit.files.scalars import OnDevice, fetched
+from trainkit.files.store import Store
+from trainkit.files.streams import Appender
+
+TICK_S = 0.05
+#: Enough for the last lines and the terminal record on a disk that is full otherwise.
+RESERVE_BYTES = 65536
+REFRESH_S = 0.2
+HEARTBEAT_S = 1.0
+_SPEED_WINDOW_S = 10.0
+#: What may wait in memory for a disk that takes nothing; beyond it, metrics are dropped and counted.
+_LEFT_BYTES = 50_000_000
+#: A loop that does nothing but log must not keep the recorder from its other duties.
+_LINES_PER_TICK = 5000
+#: What a run begins with tells what is usual for it; of later lines those are told on that a round ends with.
+_TOLD_ONE_BY_ONE = 10
+#: Step, epoch, time, and the values as :func:`~trainkit.files.scalars.taken` gives them.
+Logged = tuple[int, int, float, Mapping[str, Any]]
+#: Keys of a metrics line that trainkit sets itself.
+RESERVED = ("attempt", "step", "time")
+
+
+class Recorder:
+    """Writes what happens to one attempt of a job.
+
+    Args:
+        store: where the files are.
+        record: the record to go on from; the recorder keeps and changes it.
+        requests_offset: where the requests of this attempt begin, in bytes.
+        clock: Unix seconds.
+    """
+
+    _appender: type[Appender] = Appender
+
+    def __init__(
+        self,
+        store: Store,
+        record: Record,
+        *,
+        requests_offset: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.store = store
+        self.record = record
+        self.clock = clock
+        self.on_request: Callable[[dict[str, Any]], None] = lambda request: None
+        self.before_refresh: Callable[[], None] = lambda: None
+        #: Told ``(step, numbers, non_finite)`` of what was logged; ``non_finite`` are metrics with their steps.
+        self.on_metrics: Callable[[int, Mapping[str, float], Mapping[str, int]], None] = lambda *heard: None
+        #: Told the time, on the clock of ``time.monotonic``, and how late the round was, both in seconds.
+        self.on_round: Callable[[float, float], None] = lambda now, late_s: None
+        #: What was logged; appended by the training thread, emptied by ours.
+        self.pending: deque[Logged] = deque()
+        self.watched: tuple[str, str] = ("val_loss", "min")
+        paths = store.paths(record.job_id)
+        self._metrics = self._appender(paths.metrics)
+        try:
+            self._events = self._appender(paths.events)
+        except BaseException:
+            self._metrics.close()
+            raise
+        self._requests_offset = requests_offset
+        self._reserve = paths.reserve
+        self._guard = threading.RLock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._refreshed_at = 0.0
+        self._written = b""
+        self._speed: deque[tuple[float, int]] = deque()
+        self._complained: set[str] = set()
+        self._lines_told = 0
+        self._dropped = 0
+        self._troubled = False
+
+    # --- what the owner says ---------------------------------------------------------------------
+
+    def change(self, status: Status, *, told: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Bring the job into a new state, durably if the disk takes it, with an event.
+
+        Args:
+            status: the new state.
+            told: what the event tells besides.
+            **fields: fields of the record.
+
+        Raises:
+            StateError: the table of states does not allow it.
+        """
+        with self._guard:
+            check_change(self.record.status, status)
+            was = self.record.status
+            self.record.status = status
+            self._set(fields)
+            self.event("state", status=status, was=was, message=self.record.message, **(told or {}))
+            with self._surviving():
+                self._write(durable=True)
+
+    def change_from(self, old: Status, status: Status, **fields: Any) -> bool:
+        """Bring the job into a new state if it still is in the old one; return whether it was."""
+        with self._guard:
+            if self.record.status is not old:
+                return False
+            self.change(status, **fields)
+            return True
+
+    def note(self, **fields: Any) -> None:
+        """Change fields of the record; written at the next refresh."""
+        with self._guard:
+            self._set(fields)
+
+    @contextlib.contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Have the record say what the job is doing meanwhile."""
+        before = self.record.phase
+        self.note(phase=phase)
+        try:
+            yield
+        finally:
+            self.note(phase=before)
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append an event.
+
+        Args:
+            kind: ``state``, ``request``, ``change``, ``checkpoint``, ``ending``, ``warning``, or ``cleared`` when
+                what was warned of has passed.
+            **fields: what happened, as JSON can hold it.
+        """
+        self.before_refresh()
+        line = {"time": self.clock(), "attempt": self.record.attempt, "step": self.record.step, "event": kind}
+        with self._guard, self._surviving():
+            self._events.append([{**line, **to_jsonable(fields)}])
+
+    def warn(self, message: str, *, cause: str | None = None) -> None:
+        """Record a warning, once per message.
+
+        Args:
+            message: plain words, with what to do.
+            cause: a name of the matter, if it may pass: then once until :meth:`clear`, whatever the message.
+        """
+        with self._guard:
+            if not self.warns_of(cause or message):
+                self.event("warning", message=message, **({"cause": cause} if cause else {}))
+                self._complained.add(cause or message)
+
+    def look_at(self, name: str, value: float, step: int) -> None:
+        """Have a number judged that was not logged, but found in between."""
+        self.on_metrics(step, {name: value}, {} if math.isfinite(value) else {name: step})
+
+    def warns_of(self, cause: str) -> bool:
+        """Whether there is a warning of this cause, and it has not passed."""
+        return cause in self._complained
+
+    def clear(self, cause: str, message: str) -> bool:
+        """Record that what was warned of has passed; return whether there was such a warning."""
+        with self._guard:
+            if not self.warns_of(cause):
+                return False
+            self.event("cleared", message=message, cause=cause)
+            self._complained.discard(cause)
+            return True
+
+    def requested(self, *actions: str) -> bool:
+        """Whether one of these has been requested in this attempt.  For use before :meth:`start`."""
+        requests, _ = self.store.requests(self.record.job_id, self._requests_offset)
+        return any(request.get("action") in actions for request in requests)
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start writing in the background."""
+        self.keep_room()
+        self._thread = threading.Thread(
+            target=self._write_until_closed, name=f"trainkit-recorder-{self.record.job_id}", daemon=True
+        )
+        self._thread.start()
+
+    def keep_room(self) -> None:
+        """Take some room on the disk for the end."""
+        with self._surviving():
+            # Random, since some file systems make no room for zeros.
+            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+
+    def _write_until_closed(self) -> None:
+        while True:
+            wait_s = 0 if len(self.pending) >= _LINES_PER_TICK else TICK_S
+            due_at = time.monotonic() + wait_s
+            if self._closing.wait(wait_s):
+                return
+            woke_at = time.monotonic()
+            try:
+                self.tick()
+                self.on_round(woke_at, woke_at - due_at)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not make the job deaf
+                self.warn(
+                    f"a fault of trainkit while it wrote down what happened: {type(error).__name__}: {error}"
+                )
+
+    def tick(self) -> None:
+        """Do one round of the thread's work: requests, metrics, record.  What fails does not keep the rest."""
+        with self._surviving():
+            for request in self._new_requests():
+                # Anybody may write a request: what makes no sense is passed over, not died of.
+                if isinstance(request.get("action"), str):
+                    self.on_request(request)
+        with self._surviving():
+            self._drain()
+        now = self.clock()
+        # A clock that was set back must not stop the refreshing.
+        if not 0 <= now - self._refreshed_at < REFRESH_S:
+            with self._guard, self._surviving():
+                self._refresh(now)
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Let the training go on when the disk does not take something; it is told, and tried again later."""
+        try:
+            yield
+        except OSError as error:
+            # The first fault of an attempt is enough; the warning waits with the events until there is room.
+            if not self._troubled:
+                self._troubled = True
+                told = StoreError.about(error, self.store.paths(self.record.job_id).folder)
+                self.warn(f"{told}. The training goes on; what could not be written is tried again until its end")
+
+    def write_now(self) -> None:
+        """Write the record, for when no thread does it yet."""
+        with self._guard:
+            self._write(durable=False)
+
+    def close(self, ending: Ending) -> None:
+        """Write all that is pending and the terminal state, and close the files.
+
+        Raises:
+            StoreError: the terminal state could not be written, even with the room that was kept for it.
+        """
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._guard:
+            try:
+                self._settle(ending)
+            finally:
+                self.detach()
+
+    def abandon(self) -> None:
+        """Write all that is pending and close the files; how it ended is told by somebody else."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._guard:
+            self._write_the_rest()
+            self._give_up_reserve()
+            self.detach()
+
+    def _settle(self, ending: Ending) -> None:
+        trouble = self._write_the_rest()
+        was = self.record.status
+        put(self.record, ending, now=self.clock())
+        message = self.record.message
+        self.record.message = self._with_what_is_lost(message, trouble)
+        try:
+            self._write(durable=True)
+        except OSError:
+            if not self._give_up_reserve():
+                raise
+            self._write(durable=True)
+        # The end is told; what is left of the room is for the rest.
+        self._give_up_reserve()
+        self.event("state", status=ending.status, was=was, message=message)
+        if trouble is not None and self._write_the_rest() is None:
+            self.record.message = self._with_what_is_lost(message, None)
+            with self._surviving():
+                self._write(durable=True)
+
+    def _with_what_is_lost(self, message: str, trouble: OSError | None) -> str:
+        left = f"the last of its metrics could not be written ({trouble})" if trouble is not None else ""
+        dropped = f"{self._dropped:,} lines of metrics could not be kept" if self._dropped else ""
+        return "; ".join(part for part in (message, left, dropped) if part)
+
+    def _write_the_rest(self) -> OSError | None:
+        """Write what was logged, whatever the disk takes of it; return what is in the way of the rest."""
+        self.before_refresh()
+        self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
+        self._measure_speed(self.clock())
+        try:
+            while self.pending or self._metrics.left_bytes:
+                self._drain()
+            self._metrics.sync()
+        except OSError as error:
+            return error
+        return None
+
+    def _give_up_reserve(self) -> bool:
+        """Free the room that was kept for the end; return whether there was any."""
+        try:
+            self._reserve.unlink()
+        except OSError:
+            return False
+        return True
+
+    def detach(self) -> None:
+        """Close the files without a word, for somebody else to go on writing."""
+        self._metrics.close()
+        self._events.close()
+
+    # --- details ---------------------------------------------------------------------------------
+
+    def _set(self, fields: Mapping[str, Any]) -> None:
+        for name, value in fields.items():
+            setattr(self.record, name, value)
+
+    def _new_requests(self) -> list[dict[str, Any]]:
+        path = self.store.paths(self.record.job_id).requests
+        try:
+            if path.stat().st_size <= self._requests_offset:
+                return []
+        except FileNotFoundError:
+            self.warn(f"{path} was removed; the job can no longer be asked to stop through it")
+            return []
+        requests, self._requests_offset = self.store.requests(self.record.job_id, self._requests_offset)
+        return requests
+
+    def _drain(self) -> None:
+        count = min(len(self.pending), _LINES_PER_TICK)
+        take = self.pending.popleft
+        taken = [take() for _ in range(count)]
+        if any(type(value) is not float for *_, values in taken for value in values.values()):
+            taken = self._read_out(taken)
+        lines: list[dict[str, Any]] = []
+        attempt, (metric, mode) = self.record.attempt, self.watched
+        newest: dict[str, float] = {}
+        fresh: dict[str, float] = {}
+        non_finite: dict[str, int] = {}
+        for step, epoch, logged_at, values in taken:
+            if not values.keys().isdisjoint(RESERVED):
+                values = self._renamed(values)
+            if not values:
+                continue
+            lines.append({"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **values})
+            fresh.update(values)
+            if metric in values:
+                self._watch(metric, mode, values[metric], step, epoch)
+            if not math.isfinite(sum(values.values())):
+                for name, number in values.items():
+                    if not math.isfinite(number):
+                        non_finite.setdefault(name, step)
+            if self._lines_told < _TOLD_ONE_BY_ONE:
+                self._lines_told += 1
+                self.on_metrics(step, fresh, non_finite)
+                newest |= fresh
+                fresh, non_finite = {}, {}
+        newest |= fresh
+        if newest:
+            # A new dict: others may be encoding the old one.
+            self.record.metrics = {**self.record.metrics, **newest}
+            self.record.loss = newest.get("loss", self.record.loss)
+        if self._metrics.left_bytes > _LEFT_BYTES:
+            self._dropped += len(lines)
+            lines = []
+        if lines:
+            self._metrics.append(lines)
+        else:
+            self._metrics.flush()
+        if fresh:
+            self.on_metrics(taken[-1][0], fresh, non_finite)
+
+    def _read_out(self, taken: list[Logged]) -> list[Logged]:
+        """Turn everything that was logged into floats; what is on a device is fetched all at once."""
+        on_device = fetched(
+            value for *_, values in taken for value in values.values() if isinstance(value, OnDevice)
+        )
+        return [
+            (step, epoch, logged_at, self._numbers(values, on_device)) for step, epoch, logged_at, values in taken
+        ]
+
+    def _numbers(self, values: Mapping[str, Any], on_device: Mapping[int, Any]) -> dict[str, float]:
+        numbers: dict[str, float] = {}
+        for name, value in values.items():
+            try:
+                numbers[name] = float(on_device.get(id(value), value))
+            except (TypeError, ValueError, OverflowError, RuntimeError):
+                self.warn(
+                    f"run.log({name}=...) got {type(value).__name__}, which is not one number; it was left out. "
+                    "Log a float or a tensor of one element."
+                )
+        return numbers
+
+    def _renamed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Give names that the metrics file needs for itself an underscore."""
+        for name in values.keys() & set(RESERVED):
+            self.warn(
+                f"run.log({name}=...): the name is taken in the metrics file; it is written as {name + '_'!r}"
+            )
+        return {f"{name}_" if name in RESERVED else name: value for name, value in values.items()}
+
+    def _watch(self, metric: str, mode: str, value: float, step: int, epoch: int) -> None:
+        best = self.record.best
+        better = best is None or (value < best.value if mode == "min" else value > best.value)
+        if better and value == value:
+            self.record.best = Best(metric=metric, value=value, step=step, epoch=epoch, mode=mode)
+
+    def _measure_speed(self, now: float) -> None:
+        step = self.record.step
+        if self._speed and self._speed[0][1] == step:
+            self._speed.clear()  # what passed before the first step, or in a pause, says nothing of the speed
+        self._speed.append((now, step))
+        while len(self._speed) > 2 and now - self._speed[0][0] > _SPEED_WINDOW_S:
+            self._speed.popleft()
+        since, first = self._speed[0]
+        if now - since > 0.1 and step > first:
+            old = self.record.throughput
+            rows = old.rows_per_s if old else None
+            self.record.throughput = Throughput(steps_per_s=(step - first) / (now - since), rows_per_s=rows)
+
+    def _refresh(self, now: float) -> None:
+        self.before_refresh()
+        self._measure_speed(now)
+        self._refreshed_at = now
+        seen = msgspec.json.encode(to_dict(self.record))
+        stale = now - (self.record.heartbeat_at or 0.0)
+        if seen != self._written or not 0 <= stale < HEARTBEAT_S:
+            self.record.updated_at = self.record.heartbeat_at = now
+            self._write(durable=False)
+
+    def _write(self, *, durable: bool) -> None:
+        self._written = b""  # if this fails, the next refresh tries again
+        now = self.clock()
+        self.record.updated_at = self.record.heartbeat_at = now
+        self.store.write_record(self.record, durable=durable)
+        self._written = msgspec.json.encode(to_dict(self.record))
+
+
+class _Nowhere(Appender):
+    """A stream that keeps nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._unwritten = bytearray()
+
+    def flush(self) -> None:
+        """Have nothing to write."""
+
+    def append(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """Keep nothing."""
+
+    def sync(self) -> None:
+        """Have nothing to wait for."""
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+class SilentRecorder(Recorder):
+    """That of a rank that does not report: it keeps the record in memory, hears nothing and writes nothing."""
+
+    _appender = _Nowhere
+
+    def __init__(self, store: Store, record: Record) -> None:
+        super().__init__(store, record)
+        self.pending = deque(maxlen=0)
+
+    def start(self) -> None:
+        """Have nothing to write in the background."""
+
+    def close(self, ending: Ending) -> None:
+        """Have no end to tell."""
+
+    def abandon(self) -> None:
+        """Have nothing to leave to anybody."""
+
+    def _write(self, *, durable: bool) -> None:
+        pass

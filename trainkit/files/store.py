@@ -1,0 +1,472 @@
+"""The files of all jobs below one root.  Nobody but this module and ``recorder`` writes a record."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import shutil
+import stat
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainkit.errors import (
+    NO_ROOM,
+    JobExistsError,
+    RecordError,
+    StateError,
+    StoreError,
+    UnknownJobError,
+    did_you_mean,
+    telling,
+)
+from trainkit.files.endings import LOST, failed, put
+from trainkit.files.locks import FileLock, locked, try_lock
+from trainkit.files.owners import Process, Pulse, is_owned
+from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
+from trainkit.files.record import Record, Status, decode, encode
+from trainkit.files.streams import encode_line, missing_newline, tail, write_all
+
+#: The runners whose jobs are run elsewhere, so that not the owner's lock but they tell who lives.
+ENGINES = {"ray": "trainkit.runners.ray"}
+ROOT_VARIABLE = "TRAINKIT_ROOT"
+_AT_ONCE = 1 << 16
+#: How long a heartbeat on another host may stand still before that is said.
+SILENCE_S = 30.0
+#: How long the owner of a job that is over may take to let go of it.
+_LET_GO_S = 5.0
+#: Requests for which some of the room is given up that a running job keeps for its end.
+_LAST_REQUESTS = frozenset({"stop", "finish", "kill", "shutdown"})
+#: How much of that room one such request takes: two blocks of most file systems.
+_GIVEN_UP_BYTES = 8192
+
+
+class Handle(msgspec.Struct, kw_only=True):
+    """Where a runner put an attempt: enough for any process to poll or kill it.
+
+    ``requests_offset`` is where the requests of this attempt begin; those before it are of an earlier one.
+    """
+
+    runner: str
+    processes: list[Process] = []
+    requests_offset: int = 0
+    detail: dict[str, Any] = {}
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
+    """Replace a file so that readers see the old content or the new, never anything else.
+
+    Args:
+        path: the file.
+        data: its new content.
+        durable: also survive a loss of power from here on; costs about 10 ms.
+
+    Raises:
+        StoreError: it could not be written; the old content is there still, or the new one but not safely.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with telling(path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                write_all(fd, data)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
+        except BaseException:
+            remove_temporary(temporary)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove a temporary file that did not get its place."""
+    # What cannot be removed now is swept later; the error that brought us here is the one to tell.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def read_whole(path: str | Path) -> bytes:
+    """Return what is in a file: as ``Path.read_bytes`` does, in half the time for a small one.
+
+    What only looks like a file is an ``OSError``: to open a pipe would be to wait for a writer, for ever.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        data = os.read(fd, _AT_ONCE)
+        while part := os.read(fd, _AT_ONCE):
+            data += part
+        return data
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk, where the system can say so."""
+    if os.name != "posix":  # pragma: no cover - Windows cannot open a folder
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class Store:
+    """The jobs below one root folder.
+
+    Args:
+        root: the folder; without it ``TRAINKIT_ROOT``, or the current folder.
+        pulse: the reader's clock for heartbeats of other hosts.
+
+    >>> Store("/data").paths("first").model.as_posix()
+    '/data/models/first.pt'
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, pulse: Pulse | None = None) -> None:
+        self.root = Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser().absolute()
+        self._pulse = pulse or Pulse()
+
+    @classmethod
+    def at(cls, root: Store | str | os.PathLike[str] | None) -> Store:
+        """Return the store that an argument ``root=`` means."""
+        return root if isinstance(root, Store) else cls(root)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    def paths(self, job_id: str) -> JobPaths:
+        """Return the paths of a job; the id is checked before it touches a path."""
+        return JobPaths(self.root, job_id)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def job_ids(self) -> list[str]:
+        """Return the ids of all records, readable or not, in no promised order."""
+        try:
+            with os.scandir(jobs_folder(self.root)) as entries:
+                names = [entry.name for entry in entries if entry.name.endswith(".json")]
+        except FileNotFoundError:
+            return []
+        return [name[: -len(".json")] for name in names if not name.startswith(".")]
+
+    def read(self, job_id: str) -> Record:
+        """Return the record as its owner last wrote it.  Most callers want :meth:`observe`.
+
+        Raises:
+            JobIdError: not a job id.
+            UnknownJobError: no such job.
+            RecordError: the record is damaged.
+        """
+        try:
+            return self._read(job_id, str(self.paths(job_id).record))
+        except FileNotFoundError:
+            raise UnknownJobError(
+                f"no job {job_id!r} under {self.root}{did_you_mean(job_id, self.job_ids())}"
+            ) from None
+
+    def _read(self, job_id: str, path: str) -> Record:
+        try:
+            data = read_whole(path)
+        except FileNotFoundError as error:
+            if os.path.islink(path):
+                raise RecordError(f"{path}: a link to {os.readlink(path)}, which is not there") from error
+            raise
+        except OSError as error:
+            raise RecordError(f"{path}: {error.strerror or error}") from error
+        try:
+            record = decode(data)
+        except RecordError as error:
+            raise RecordError(f"{path}: {error}") from error
+        if record.job_id != job_id:
+            raise RecordError(f"{path}: the record inside is of job {record.job_id!r}")
+        return record
+
+    def observe(self, job_id: str) -> Record:
+        """Return the record with the state that is true now: INTERRUPTED if nobody runs it any more.
+
+        Raises:
+            JobIdError: not a job id.
+            UnknownJobError: no such job.
+            RecordError: the record is damaged.
+        """
+        return self._as_it_is(self.read(job_id))
+
+    def observe_all(self, unreadable: dict[str, str]) -> Iterator[Record]:
+        """Yield all records as :meth:`observe` does, in no promised order, each forgotten unless it is kept.
+
+        Args:
+            unreadable: gets the ids of those that cannot be read, with the reason.
+        """
+        folder = os.path.join(jobs_folder(self.root), "")
+        for job_id in self.job_ids():
+            try:
+                record = self._read(check_job_id(job_id), f"{folder}{job_id}.json")
+                yield record if record.status.terminal else self._as_it_is(record)
+            except (FileNotFoundError, UnknownJobError):
+                continue  # deleted while we were looking
+            except (RecordError, ValueError) as error:
+                unreadable[job_id] = str(error)
+
+    def _as_it_is(self, record: Record) -> Record:
+        """Return a record that was read a moment ago with the state that is true now."""
+        if record.status.terminal:
+            return record
+        try:
+            return self._with_the_truth(record)
+        except StoreError as error:
+            raise RecordError(f"whether somebody runs it cannot be asked: {error}") from error
+
+    def _with_the_truth(self, record: Record) -> Record:
+        job_id = record.job_id
+        owned = self.is_owned(record)
+        if owned is None:
+            self._tell_silence(record)
+        if owned is not False:
+            return record
+        # The owner writes its last record before it frees the lock: what is read now is final.
+        record = self.read(job_id)
+        if not record.status.terminal and self.is_owned(record) is False:
+            put(record, LOST)
+        return record
+
+    def _tell_silence(self, record: Record) -> None:
+        silent_s = self._pulse.silent_s(record.job_id, record.heartbeat_at)
+        if silent_s > SILENCE_S:
+            record.message = (
+                f"no sign of life for {silent_s:.0f} s; its host, {record.host}, cannot be asked from here"
+            )
+
+    def observe_as_owner(self, job_id: str) -> Record:
+        """Return the record for somebody who holds the owner's lock: whoever ran the job is gone."""
+        record = self.read(job_id)
+        if not record.status.terminal:
+            put(record, LOST)
+        return record
+
+    def is_owned(self, record: Record) -> bool | None:
+        """Whether somebody runs this job; None if that cannot be known from here."""
+        if (engine := ENGINES.get(record.runner or "")) is not None:
+            # By name: the runners stand above this module, and only jobs on a cluster need to ask it.
+            owned: bool | None = importlib.import_module(engine).poll(self, record)
+            return owned
+        return self.is_held(record)
+
+    def is_held(self, record: Record) -> bool | None:
+        """Whether somebody holds the owner's lock of this job; None if that cannot be known from this host."""
+        paths = self.paths(record.job_id)
+        handle = self.handle(record.job_id)
+        processes = list(handle.processes) if handle else []
+        if record.pid and record.process_started_at and record.boot_id and record.host:
+            # The handle, if it has that process, says more of it.
+            if not any((each.pid, each.host) == (record.pid, record.host) for each in processes):
+                processes.append(Process(record.pid, record.process_started_at, record.boot_id, record.host))
+        elif record.runner is None:
+            return False  # the older shape knows no owner
+        return is_owned(paths.owner_lock, processes)
+
+    def handle(self, job_id: str) -> Handle | None:
+        """Return where the runner put the newest attempt, or None if it was not put anywhere yet."""
+        try:
+            return msgspec.json.decode(read_whole(self.paths(job_id).handle), type=Handle)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise RecordError(f"{self.paths(job_id).handle}: {error.strerror or error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise RecordError(f"{self.paths(job_id).handle}: {error}") from error
+
+    def requests(self, job_id: str, offset: int) -> tuple[list[dict[str, Any]], int]:
+        """Return the requests from a byte offset on, and the next offset.
+
+        Raises:
+            StoreError: they cannot be read.
+        """
+        path = self.paths(job_id).requests
+        with telling(path):
+            return tail(path, offset)
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def create(self, record: Record) -> FileLock:
+        """Make the files of a new job and return the lock of its owner; on any failure nothing is left behind.
+
+        Raises:
+            JobExistsError: a job of that id is there.
+            StoreError: the files cannot be made.
+        """
+        paths = self.paths(record.job_id)
+        with telling(models_folder(self.root)):
+            models_folder(self.root).mkdir(parents=True, exist_ok=True)
+        with telling(jobs_folder(self.root)):
+            jobs_folder(self.root).mkdir(parents=True, exist_ok=True)
+            lock = None if paths.record.exists() else _claim(paths)
+        if lock is None:
+            raise JobExistsError(
+                f"there is a job {record.job_id!r} under {self.root} already; "
+                "take another id, or none to have one made"
+            )
+        try:
+            with telling(paths.folder):
+                for stream in (paths.requests, paths.metrics, paths.events, paths.output):
+                    stream.touch()
+            self.write_record(record, durable=False)
+        except BaseException:
+            self.discard(record.job_id)
+            lock.close()
+            raise
+        return lock
+
+    def discard(self, job_id: str) -> None:
+        """Remove what :meth:`create` made, when the job could not be submitted.  Only the owner may call this."""
+        # What cannot be removed is a job that nobody runs, which can be deleted like any other; the error that
+        # brought us here is the one to tell.
+        with contextlib.suppress(OSError):
+            self._remove(self.paths(job_id))
+
+    def sweep(self, job_id: str) -> None:
+        """Remove the temporary files that kills have left.  Only the owner may call this."""
+        paths = self.paths(job_id)
+        for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp"), *paths.checkpoints.glob(".*.tmp")):
+            remove_temporary(path)
+
+    def delete(self, job_id: str) -> None:
+        """Remove all files of a job that is over, its model and a damaged record too.  Links are not followed.
+
+        The record goes last: what a kill or a failing disk has left of the job is listed, and can be deleted.
+
+        Raises:
+            JobIdError: not a job id.
+            UnknownJobError: no such job.
+            StateError: somebody runs it, or that cannot be known from this host.
+            StoreError: not all could be removed.
+        """
+        paths = self.paths(job_id)
+        try:
+            status = self.observe(job_id).status
+        except RecordError:
+            status = Status.INTERRUPTED  # nobody can go on from a damaged record
+        if not status.terminal:
+            raise StateError(f"job {job_id!r} is {status}; stop it first, then delete it")
+        lock = None
+        if paths.owner_lock.exists():
+            give_up_at = time.monotonic() + _LET_GO_S
+            while (lock := try_lock(paths.owner_lock)) is None:
+                if time.monotonic() > give_up_at:
+                    raise StateError(
+                        f"job {job_id!r} is {status}, but its process still holds its files; try later"
+                    )
+                time.sleep(0.02)
+        try:
+            self._remove(paths)
+        finally:
+            if lock is not None:
+                lock.close()
+
+    def _remove(self, paths: JobPaths) -> None:
+        with telling(paths.folder):
+            if paths.folder.is_symlink():
+                paths.folder.unlink()
+            elif paths.folder.exists():
+                # In one step out of the way of whoever makes, or resumes, a job of that id meanwhile.
+                paths.folder.rename(paths.record.with_name(f".{paths.job_id}.{uuid.uuid4().hex}.tmp"))
+            for path in _left_by_kills(paths):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            paths.model.unlink(missing_ok=True)
+            paths.record.unlink(missing_ok=True)
+
+    def write_record(self, record: Record, *, durable: bool) -> None:
+        """Replace the record.  Only the owner may call this."""
+        write_atomically(self.paths(record.job_id).record, encode(record), durable=durable)
+
+    def tell_failure(self, record: Record, error: Exception) -> None:
+        """Write the end of a job for which that could not be done in the ordinary way: the disk is full, say.
+
+        Where even this cannot be written, nobody runs the job, which is what readers find and tell.  Only its
+        owner may call this.
+        """
+        if not record.status.terminal:
+            put(record, failed(error), now=time.time())
+        with contextlib.suppress(StoreError, MemoryError):
+            self.write_record(record, durable=True)
+
+    def write_handle(self, job_id: str, handle: Handle) -> None:
+        """Replace the handle.  Only the owner may call this."""
+        write_atomically(self.paths(job_id).handle, msgspec.json.encode(handle) + b"\n", durable=False)
+
+    def request(self, job_id: str, action: str, **fields: Any) -> None:
+        """Append a request for the owner, whole or not at all.  Anyone may call this.
+
+        Args:
+            job_id: an existing job.
+            action: ``stop``, ``finish``, ``pause``, ``resume``, ``set``, ``checkpoint`` or ``kill``.
+            **fields: what the action needs, for example ``params={"lr": 1e-4}``.
+
+        Raises:
+            UnknownJobError: no such job, or one of the older shape, which cannot be asked anything.
+            StoreError: the request could not be written.
+        """
+        paths = self.paths(job_id)
+        line = encode_line({"action": action, **fields})
+        with telling(paths.requests):
+            if not paths.requests.exists():
+                raise UnknownJobError(
+                    f"job {job_id!r} under {self.root} takes no requests: {paths.requests.name} is missing"
+                )
+            with locked(paths.requests):
+                try:
+                    _append_whole(paths.requests, line)
+                except OSError as error:
+                    if error.errno not in NO_ROOM or action not in _LAST_REQUESTS or not paths.reserve.exists():
+                        raise
+                    # A part of it: the running job itself takes what it can get, and needs the rest for its end.
+                    os.truncate(paths.reserve, max(0, paths.reserve.stat().st_size - _GIVEN_UP_BYTES))
+                    _append_whole(paths.requests, line)
+
+
+def _claim(paths: JobPaths) -> FileLock | None:
+    """Make the folder of a new job and take its owner's lock; None if it is somebody's already."""
+    try:
+        paths.folder.mkdir()
+    except FileExistsError:
+        # Somebody may have been killed when about to do the same: what has no record and no content is free.
+        if any(path.is_dir() or path.stat().st_size for path in paths.folder.iterdir()):
+            return None
+    lock = try_lock(paths.owner_lock)
+    if lock is not None and (paths.record.exists() or not paths.owner_lock.exists()):
+        lock.close()  # somebody else was quicker, to make it or to remove it
+        return None
+    return lock
+
+
+def _left_by_kills(paths: JobPaths) -> Iterator[Path]:
+    """Temporary files beside the record and the model, and folders of a job that was being deleted."""
+    for folder in (paths.record.parent, paths.model.parent):
+        yield from folder.glob(f".{paths.job_id}.*.tmp")
+
+
+def _append_whole(path: Path, line: bytes) -> None:
+    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    try:
+        before = os.fstat(fd).st_size
+        try:
+            write_all(fd, missing_newline(fd) + line)
+        except OSError:
+            os.ftruncate(fd, before)  # what is told to have failed must not be read when the next one closes it
+            raise
+    finally:
+        os.close(fd)

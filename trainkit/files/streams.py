@@ -1,0 +1,154 @@
+"""Append-only files of JSON lines: one writer, any number of readers that tail.
+
+A line is appended by one ``os.write``; a line torn by a kill is closed by the next that is appended, and
+readers pass over it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trainkit.errors import telling
+from trainkit.files.record import from_plain, to_plain
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_line(item: Mapping[str, Any]) -> bytes:
+    """Return one strict JSON line.
+
+    >>> encode_line({"step": 5, "loss": float("nan")})
+    b'{"step":5,"loss":"NaN"}\\n'
+    """
+    return msgspec.json.encode(to_plain(item)) + b"\n"
+
+
+def encode_lines(items: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return what :func:`encode_line` gives for each, all in one pass where none needs its care.
+
+    >>> encode_lines([{"step": 5, "loss": 0.5}, {"step": 6, "loss": float("nan")}])
+    b'{"step":5,"loss":0.5}\\n{"step":6,"loss":"NaN"}\\n'
+    """
+    try:
+        data = _encoder.encode_lines(items)
+    except (TypeError, UnicodeEncodeError):
+        pass  # mappings that are no dicts, or names that are no UTF-8
+    else:
+        if b"null" not in data:  # which is how the encoder writes what is not finite
+            return data
+    return b"".join(map(encode_line, items))
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of the data: on a full disk ``os.write`` may write less without an error."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class Appender:
+    """The one writer of a stream.
+
+    What the disk does not take is kept, and goes first the next time, from the very byte at which it stopped: so
+    no line is lost, torn or repeated while this process lives.
+
+    Raises:
+        StoreError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with telling(path):
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                self._unwritten = bytearray(missing_newline(self._fd))
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    def append(self, items: Iterable[Mapping[str, Any]]) -> None:
+        """Append lines, all in one write.
+
+        Raises:
+            StoreError: not all could be written; what is left is kept for the next time.
+        """
+        lines = encode_lines(list(items))
+        if lines:
+            self._unwritten += lines
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what an earlier time has left.
+
+        Raises:
+            StoreError: it cannot be written now either.
+        """
+        with telling(self.path):
+            while self._unwritten:
+                del self._unwritten[: os.write(self._fd, self._unwritten)]
+
+    @property
+    def left_bytes(self) -> int:
+        """How much waits for the disk to take it."""
+        return len(self._unwritten)
+
+    def sync(self) -> None:
+        """Return when what was appended is on the disk.
+
+        Raises:
+            StoreError: the disk does not say so.
+        """
+        with telling(self.path):
+            os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def missing_newline(fd: int) -> bytes:
+    """Return what closes a last line that a kill has torn, so that the next one starts fresh."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return b""
+    os.lseek(fd, size - 1, os.SEEK_SET)
+    return b"" if os.read(fd, 1) == b"\n" else b"\n"
+
+
+def tail(path: Path, offset: int = 0, *, limit_bytes: int = -1) -> tuple[list[dict[str, Any]], int]:
+    """Read the whole lines of a stream from a byte offset on.
+
+    Args:
+        path: the stream; a missing file reads as empty.
+        offset: bytes to pass over, as returned by the call before.
+        limit_bytes: read no more than that at once, and the line that is cut by it; without it all there is.
+
+    Returns:
+        The lines as dicts, and the offset to go on from.  A torn last line is left for the next call;
+        a torn line within the file is passed over.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            data = file.read(limit_bytes)
+            if len(data) == limit_bytes and not data.endswith(b"\n"):
+                data += file.readline()
+    except FileNotFoundError:
+        return [], offset
+    end = data.rfind(b"\n") + 1
+    items = []
+    for line in data[:end].splitlines():
+        try:
+            item = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(item, dict):
+            items.append(from_plain(item))
+    return items, offset + end

@@ -1,0 +1,1 @@
+"""Several processes that train one model together, and act as one."""

@@ -1,0 +1,320 @@
+"""Runs a job to its end and says how it ended.  The same in a thread and in a process of its own.
+
+``python -m trainkit.runners.worker ROOT JOB_ID LOCK_FD TICKET_FD`` is the process that a supervisor starts;
+torchrun starts several, without the descriptors, as the ranks of one job.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import trainkit
+from trainkit.errors import CheckpointError, RecordError, StoreError, TaskError
+from trainkit.files.endings import Ending, error_info, failed, interrupted
+from trainkit.files.locks import FileLock
+from trainkit.files.modelfile import exported
+from trainkit.files.owners import this_process
+from trainkit.files.paths import JobPaths
+from trainkit.files.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status, to_jsonable
+from trainkit.files.recorder import Recorder, SilentRecorder
+from trainkit.files.store import Store, write_atomically
+from trainkit.files.units import duration
+from trainkit.ranks.ends import RankEndError, tell_rank_end
+from trainkit.ranks.group import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
+from trainkit.resuming.checkpoints import save, take_up
+from trainkit.resuming.randomness import random_numbers
+from trainkit.resuming.steering import history_of, load_plan
+from trainkit.runners.orphans import die_with_parent
+from trainkit.runners.task import Task, dump_outcome, load_task
+from trainkit.training.boundary import StopRun
+from trainkit.training.output import send_output_to
+from trainkit.training.run import Run
+from trainkit.training.timelimit import TimeLimit
+from trainkit.watching.watcher import Watcher
+
+
+class Outcome:
+    """What a function returned or raised, in the process where it ran."""
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.returned = False
+        self.error: BaseException | None = None
+        self.run: Run | None = None
+        self.settled = threading.Event()
+
+
+def work(
+    recorder: Recorder,
+    task: Task,
+    outcome: Outcome,
+    *,
+    keep_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Run a task until it ends, and write its terminal state.
+
+    Of several ranks the first does so, if all came to their end.  Otherwise each writes down what it knows of
+    it, and who started them decides.
+
+    Args:
+        recorder: holds the record of a queued job; closed at the end.
+        task: what to run.
+        outcome: filled with what came out.
+        keep_outcome: called before the terminal state is published, so that whoever sees the state finds
+            the outcome too.
+        ranks: those who run it together.
+
+    Raises:
+        RankEndError: a rank of several did not come to its end.
+    """
+    paths = recorder.store.paths(recorder.record.job_id)
+    try:
+        resumed = checkpoint_of(recorder.store, recorder.record)
+        plan = load_plan(paths.plan)
+    except (CheckpointError, RecordError) as error:
+        outcome.error = error
+        outcome.settled.set()
+        recorder.close(failed(error, doing="it could not be resumed"))
+        return
+    # Other ranks may already tell of this attempt; what it goes on from is in those before it.
+    history = history_of(paths.events, plan, before_attempt=recorder.record.attempt)
+    history.begin(resumed["changes"] if resumed and resumed.get("job_id") == recorder.record.job_id else 0)
+    run = Run(recorder, recorder.record.params, resumed=resumed, history=history, plan=plan, ranks=ranks)
+    task = Task(task.function, {**task.arguments, **plan.arguments})
+    outcome.run = run
+    recorder.on_request = run.control.receive
+    if ranks.rank == 0:
+        recorder.before_refresh = run.report
+    watcher = Watcher(recorder, run.stopwatch)
+    limit = TimeLimit(recorder, run.control)
+
+    def look(now: float, late_s: float) -> None:
+        if ranks.rank == 0:
+            limit.look(now)
+        watcher.look(now, late_s)
+
+    recorder.on_metrics, recorder.on_round = watcher.hear, look
+    identity = this_process()
+    recorder.change(
+        Status.RUNNING,
+        told={"params": to_jsonable(run.params), "from_step": run.step, "changes": len(history.made)},
+        phase=Phase.STARTING,
+        message="",
+        environment=Environment(python=platform.python_version(), trainkit=trainkit.__version__),
+        started_at=recorder.clock(),
+        pid=identity.pid,
+        process_started_at=identity.started_at,
+        boot_id=identity.boot_id,
+        host=identity.host,
+    )
+    recorder.start()
+    _note_environment(recorder)
+    try:
+        ending = _run_to_the_end(run, recorder, task, outcome, ranks)
+    except RankEndError:
+        recorder.abandon()
+        raise
+    finally:
+        run.control.close()
+        outcome.settled.set()
+    keep_outcome(outcome)
+    limit.note()
+    recorder.close(ending)
+
+
+def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, ranks: Ranks) -> Ending:
+    """Call the function and save what it leaves."""
+    paths = recorder.store.paths(run.job_id)
+    stopped = False
+    try:
+        try:
+            with random_numbers(recorder.record, warn=run.warn, note=lambda told: recorder.note(randomness=told)):
+                outcome.value = task.function(run, **task.arguments)
+            outcome.returned = True
+            stopped = run.stopped
+            if stopped and run.tracked:
+                run.save_now()
+        except StopRun:
+            stopped = True
+        recorder.note(phase=Phase.FINALIZING)
+        outcome.value = unwrapped(outcome.value)
+        try:
+            usable = ranks.rank == 0 and _save_model(paths, outcome.value, run.tracked.get("model"))
+        except StoreError as error:
+            if not stopped or run.finishing:
+                raise  # nothing is COMPLETED whose model is not saved
+            usable = False
+            recorder.warn(f"the model could not be saved: {error}")
+        ranks.close()
+    except KeyboardInterrupt as interrupt:
+        outcome.error = interrupt
+        return interrupted(interrupt, hide=__file__)
+    except BaseException as error:  # the boundary of user code: all it raises is told
+        outcome.error = error
+        if ranks.rank > 0 or (ranks.world_size > 1 and is_loss_of_a_peer(error)):
+            told, lost = error_info(error, hide=__file__), is_loss_of_a_peer(error)
+            if lost:
+                told = ErrorInfo("LostRank", f"rank {ranks.rank} lost another one", told.traceback)
+            tell_rank_end(paths, ranks.rank, told, lost=lost)
+            raise RankEndError(told.message) from error
+        return failed(error, hide=__file__)
+    if stopped and run.control.ended_by is EndedBy.LOST:
+        saved = "; what it had is saved" if run.tracked else ""
+        return Ending(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
+    ended_by, message = run.control.ended_by, recorder.record.message
+    timed_out = ended_by is EndedBy.TIME_LIMIT and recorder.record.status is Status.STOPPING
+    limit = f"its time limit of {duration(recorder.record.limits.max_time_s or 0)}"
+    if stopped and not (run.finishing and usable):
+        if ended_by is EndedBy.USER or timed_out:
+            message = f"stopped by {limit}" if timed_out else "stopped on request"
+        return Ending(Status.STOPPED, ended_by, message + ("; model saved" if usable else ""))
+    if ended_by is EndedBy.USER or timed_out:
+        if not run.finishing:
+            ended_by, message = EndedBy.EPOCHS, "ran to its end before the request took effect"
+            if timed_out:
+                message = f"ran to its end when {limit} was reached"
+        else:
+            message = f"finished by {limit}" if timed_out else "finished early on request"
+    return Ending(Status.COMPLETED, ended_by, message)
+
+
+def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
+    """Write the model file, if there is a model; what was returned goes before what is tracked."""
+    for candidate in (returned, tracked):
+        if (content := exported(candidate)) is not None:
+            save(paths.model, content)
+            return True
+    return False
+
+
+def _note_environment(recorder: Recorder) -> None:
+    """Find out the versions beside the training: git alone takes some milliseconds."""
+
+    def find_out() -> None:
+        environment = Environment(
+            python=platform.python_version(),
+            torch=_version("torch"),
+            trainkit=trainkit.__version__,
+            git_commit=_git_commit(),
+        )
+        recorder.note(environment=environment)
+
+    threading.Thread(target=find_out, name="trainkit-environment", daemon=True).start()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    # By its full path: looking for it, subprocess would change the notebook's warning filters for a moment.
+    if (git := shutil.which("git")) is None:
+        return None
+    try:
+        found = subprocess.run(
+            [git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None  # it does not answer, which is what the empty field means
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def checkpoint_of(store: Store, record: Record) -> dict[str, Any] | None:
+    """Return what a resumed attempt, or a branch, goes on from; None for a job from the start.
+
+    Raises:
+        CheckpointError: there is none that is whole.
+    """
+    branched = record.parent is not None and record.parent.step > 0
+    # One that was lost before its first checkpoint begins again.
+    again = record.restarts > 0 and not record.resumable
+    if again or not (record.attempt > 1 or branched):
+        return None
+    return take_up(store.paths(record.job_id))
+
+
+def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
+    """Be a process of one job: its only one, or one of its ranks.
+
+    Raises:
+        RankEndError: a rank of several did not come to its end.
+    """
+    paths = store.paths(job_id)
+    # As rank 0 reads it: a moment later it is RUNNING already.
+    record = ranks.gather(store.read(job_id) if ranks.rank == 0 else None)[0]
+    assert record is not None, "rank 0 has read it"
+    handle = store.handle(job_id)
+    if ranks.rank == 0:
+        recorder = Recorder(store, record, requests_offset=handle.requests_offset if handle else 0)
+    else:
+        recorder = SilentRecorder(store, record)
+
+    def keep(outcome: Outcome) -> None:
+        if ranks.rank > 0:
+            return
+        try:
+            data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned)
+            write_atomically(paths.result, data, durable=False)
+        except (TaskError, StoreError) as error:
+            recorder.warn(f"{error}; job.result() cannot bring it back")
+        for thread in threading.enumerate():
+            if not thread.daemon and thread is not threading.main_thread():
+                recorder.warn(
+                    f"the function has left the thread {thread.name!r} running; its process stays until that ends"
+                )
+
+    try:
+        task = load_task(paths.task.read_bytes())
+    except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
+        recorder.close(failed(error, doing="the job could not be loaded"))
+        return
+    try:
+        work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks)
+    except RankEndError:
+        raise
+    except Exception as error:
+        if ranks.rank == 0:
+            store.tell_failure(recorder.record, error)
+        raise
+
+
+def main(arguments: list[str]) -> None:
+    """Be the process that a supervisor or torchrun has started."""
+    root, job_id, *fds = arguments
+    store = Store(root)
+    paths = store.paths(job_id)
+    # The job has an owner, and its place in the queue, as long as this process or its supervisor lives.
+    held = [FileLock.inherited(int(fd), paths.owner_lock) for fd in fds]
+    if not fds:
+        die_with_parent()  # one of several ranks: their agent holds the lock for all
+    ranks = join_local()
+    if ranks.rank > 0:
+        send_output_to(paths.rank_output(ranks.rank))
+    try:
+        run_job(store, job_id, ranks)
+        failed_rank = False
+    except RankEndError:
+        failed_rank = True
+    if ranks.world_size > 1:
+        # All is written.  The others may be gone, and leaving them in order would wait for them.
+        sys.stdout.flush()
+        os._exit(failed_rank)
+    # The end is written.  What keeps this process alive from here on is the user's: nobody has to wait for it.
+    for lock in held:
+        lock.release()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,455 @@
+"""What training code sees of its job: :class:`Run`.
+
+``run.epochs`` and ``run.batches`` wrap the two loops that people write anyway; between two batches is the
+one place where a job stops, pauses, takes live changes and is saved, so that all of these see it after a
+whole step and never within one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from time import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from trainkit.errors import OptionError
+from trainkit.files.record import EndedBy, Phase
+from trainkit.files.recorder import Recorder
+from trainkit.files.scalars import taken
+from trainkit.ranks.group import ALONE, Ranks, unwrapped
+from trainkit.resuming.determinism import LIBRARIES, doubts_of_loader, restore_compute
+from trainkit.resuming.place import Place, of_rank
+from trainkit.resuming.randomness import OWN_IN_A_THREAD
+from trainkit.resuming.states import has_state, restore
+from trainkit.resuming.steering import History, Plan
+from trainkit.training.boundary import Boundary, StopRun
+from trainkit.training.control import Control
+from trainkit.training.devices import best_device
+from trainkit.training.params import Params
+from trainkit.training.sharding import shard
+from trainkit.training.stopping import Patience
+from trainkit.watching.loading import Stopwatch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch = TypeVar("Batch")
+
+
+class Run:
+    """One attempt of a job, from within.
+
+    Training code gets it as its first argument; it is never made by hand.
+
+    Attributes:
+        job_id: the job.
+        name: its name.
+        params: the parameters, live.
+        total_steps: how many steps there will be, if known; set it where ``run.batches`` cannot tell.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        params: Mapping[str, Any],
+        *,
+        resumed: Mapping[str, Any] | None = None,
+        ranks: Ranks = ALONE,
+        history: History | None = None,
+        plan: Plan | None = None,
+    ) -> None:
+        self._recorder = recorder
+        self._put = recorder.pending.append
+        self.job_id = recorder.record.job_id
+        self.name = recorder.record.name
+        self.params = Params(params)
+        self.total_steps: int | None = None
+        self._doubt = ""  # what a warning of a resumed attempt begins with
+        self._ranks = ranks
+        self.control = Control(recorder, ranks)
+        self.stopwatch = Stopwatch(self.control.call)
+        own_process = recorder.record.runner != "thread"
+        own_random: tuple[str, ...] = LIBRARIES if own_process else ()
+        if not own_process and recorder.record.randomness.why == OWN_IN_A_THREAD:
+            own_random = ("torch",)
+        resumed = of_rank(resumed, ranks.rank, ranks.world_size) if resumed else None
+        self._place = Place(keeps_random=own_random, saved=resumed, world_size=ranks.world_size)
+        self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
+        self._boundary = Boundary(
+            recorder,
+            self.params,
+            self._place,
+            self.control,
+            ranks=ranks,
+            history=history or History([]),
+            plan=plan or Plan(),
+        )
+        self._patience: Patience | None = None
+        if (patience := recorder.record.limits.patience) is not None and ranks.rank == 0:
+            self._patience = Patience(
+                self._put,
+                patience,
+                watched=lambda: recorder.watched,
+                end=lambda told: self.end_early(EndedBy.EARLY_STOPPING, told),
+            )
+            self._put = self._patience.put
+            self._boundary.extras["patience"] = self._patience
+        if resumed:
+            self._go_on_from(resumed, own_process=own_process)
+
+    def _go_on_from(self, saved: Mapping[str, Any], *, own_process: bool) -> None:
+        self.params.update(saved["params"])
+        for name, state in saved.get("extras", {}).items():
+            if name in self._boundary.extras:
+                self._boundary.extras[name].load_state_dict(state)
+        randomness = self._recorder.record.randomness
+        doubt = self._doubt = "resumed, but it may not repeat exactly: "
+        if not own_process and not randomness.reproducible:
+            self.warn(doubt + "in a thread random numbers are the notebook's own; runner='process' has its own")
+        for difference in restore_compute(saved["compute"], own_process=own_process):
+            self.warn(doubt + difference)
+        if (before := saved.get("world_size", 1)) != self.world_size:
+            self.warn(f"{doubt}it goes on with {self.world_size} ranks, it had {before}")
+
+    # --- the loops -------------------------------------------------------------------------------
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Yield 0 … count-1 like ``range``, beginning where an earlier attempt of the job was cut.
+
+        Args:
+            count: how many epochs the whole job has.
+
+        Example::
+
+            for epoch in run.epochs(20):
+                for x, y in run.batches(loader):
+                    ...
+        """
+        self._place.epochs = count
+        self._recorder.note(epochs=count, phase=Phase.TRAINING)
+        first = self._place.begin_loop()
+        if first is None:
+            return  # what that loop did is in what is tracked
+        for epoch in range(first, count):
+            self._place.begin_epoch(epoch + 1)
+            self.control.agreement.meet(self.step)
+            if (self.control.attention or self.step >= self._place.wake_at) and self._boundary.attend():
+                return
+            self._place.within_epoch = True
+            yield epoch
+            self._place.within_epoch = False
+            if self._patience is not None and (fault := self._patience.end_epoch(epoch)) is not None:
+                self._recorder.warn(fault, cause="patience")
+            self.control.agreement.meet(self.step)
+            if self.control.ending == "finish":
+                self._boundary.notice_the_ending()
+                return
+        # Nothing of this loop is left to be done again: a checkpoint says that the epoch after the last begins.
+        # A stop that comes as late as this lets the job complete.
+        self._place.begin_epoch(count + 1)
+        if self.control.checkpoint_wanted:
+            self.save_now()
+        self._place.looping = False
+
+    def batches(self, loader: Iterable[Batch], *, phase: str = "training") -> Iterator[Batch]:
+        """Yield the batches of a loader; each one is a step.
+
+        Args:
+            loader: any iterable of batches.  ``loader.set_epoch(epoch)``, where there is one, is called with
+                the 0-based epoch, and so is its ``sampler``'s.  Of several ranks each gets its own batches, see
+                :mod:`trainkit.training.sharding`; those that are only looked at are the same on every rank.
+            phase: ``"training"``, or ``"validating"`` for batches that are looked at but are no steps.
+
+        Raises:
+            StopRun: the job was asked to stop; let it pass.
+        """
+        if Phase(phase) is not Phase.TRAINING:
+            yield from self._looked_at(loader, phase)
+            return
+        for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+            if callable(set_epoch := getattr(part, "set_epoch", None)):
+                set_epoch(max(self.epoch - 1, 0))
+        own = shard(loader, self._ranks)
+        length = _length(own)
+        if length and self._place.epochs:
+            self.total_steps = length * self._place.epochs
+        self._place.steps_by_log = False
+        control, place = self.control, self._place
+        if self._doubt and place.going_back:
+            for doubt in doubts_of_loader(loader):
+                self.warn(self._doubt + doubt)
+        agreement = control.agreement
+        batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
+        batches = self.stopwatch.timed(batches)
+        while True:
+            if place.step >= agreement.at_step:
+                agreement.meet(place.step)
+            # Before the next batch is fetched: fetching may draw random numbers.
+            if control.attention or place.step >= place.wake_at:
+                if self._boundary.attend():
+                    return
+                batches = self.stopwatch.timed(batches)
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            place.begin_step()
+            yield batch
+
+    def _looked_at(self, loader: Iterable[Batch], phase: str) -> Iterator[Batch]:
+        # No place to be cut at: the code around a validation could not come back to its middle.
+        with self.phase(phase):
+            yield from loader
+
+    @property
+    def step(self) -> int:
+        """How many steps have begun, over all epochs and attempts."""
+        return self._place.step
+
+    @property
+    def epoch(self) -> int:
+        """The current epoch, from 1."""
+        return self._place.epoch_to_tell
+
+    # --- reporting -------------------------------------------------------------------------------
+
+    def log(self, *, step: int | None = None, **values: Any) -> None:
+        """Note metrics of the current step.  Never waits, neither for the disk nor for a GPU.
+
+        Of several ranks, what rank 0 logs counts.
+
+        Args:
+            step: the step they belong to; without it the current one.  Where ``run.batches`` is not used,
+                every call is a step of its own, and a place where the job can stop; then every rank has to call.
+            **values: floats, or tensors of one element.
+
+        Raises:
+            StopRun: the job was asked to stop and has no ``run.batches`` to do it between two steps.
+        """
+        place = self._place
+        if place.steps_by_log:
+            self._step_of_a_bare_loop()
+        for value in values.values():
+            if type(value) is not float:
+                values = {name: each if type(each) is float else taken(each) for name, each in values.items()}
+                break
+        self._put((place.step if step is None else int(step), place.epoch, time(), values))
+
+    def _step_of_a_bare_loop(self) -> None:
+        if self._place.step >= self.control.agreement.at_step:
+            self.control.agreement.meet(self._place.step)
+        if self.control.attention or self._place.step >= self._place.wake_at:
+            noticed = self.control.noticed
+            if self._boundary.attend() and self._place.epochs is None and not noticed:
+                raise StopRun
+        self._place.step += 1
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Say what the job is doing meanwhile.
+
+        Args:
+            name: one of loading, training, validating, checkpointing, finalizing.
+        """
+        try:
+            phase = Phase(name)
+        except ValueError:
+            raise OptionError(f"{name!r} is not a phase; phases: {', '.join(Phase)}") from None
+        with self._recorder.phase(phase):
+            yield
+
+    def message(self, text: str) -> None:
+        """Set the line that people read first."""
+        self._recorder.note(message=str(text))
+
+    def warn(self, text: str) -> None:
+        """Record a warning; the same one only once."""
+        self._recorder.warn(str(text))
+
+    def update_params(self, /, **params: Any) -> None:
+        """Show parameters that were chosen by the code in the record, and in ``run.params``."""
+        self._boundary.choose(params)
+
+    def best(self, metric: str, mode: str = "min") -> None:
+        """Say which metric tells the best step; without it ``val_loss``, if it is logged.
+
+        Args:
+            metric: a name that is logged.
+            mode: ``"min"`` or ``"max"``.
+        """
+        if mode not in ("min", "max"):
+            raise OptionError(f"mode={mode!r}: expected 'min' or 'max'")
+        self._recorder.watched = (metric, mode)
+
+    @property
+    def device(self) -> str:
+        """Where to train: the parameter ``device`` if given, else the first there is of cuda, mps, cpu."""
+        if self._boundary.device is None:
+            chosen = self.params.get("device")
+            if chosen in (None, "", "cuda"):
+                chosen = self._ranks.device or chosen
+            self._boundary.device = self.control.agreement.device = str(chosen or best_device())
+            self._recorder.note(device=self._boundary.device)
+        return self._boundary.device
+
+    # --- ranks -----------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """Which of the processes that train together this is, from 0.  Rank 0 reports and saves."""
+        return self._ranks.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return self._ranks.world_size
+
+    def prepare(self, model: nn.Module, **options: Any) -> nn.Module:
+        """Return a model whose gradients are the means over all ranks; with one rank, the model itself.
+
+        Args:
+            model: on its device already.
+            **options: for ``torch.nn.parallel.DistributedDataParallel``.
+
+        Raises:
+            OptionError: it has nothing to train.
+        """
+        return self._ranks.wrap(model, **options)
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """Add a tensor up over all ranks, in place.  Every rank has to call it; alone, nothing is to be done.
+
+        Args:
+            tensor: of the same shape on every rank, on this rank's device.
+        """
+        return self._ranks.sum(tensor)
+
+    # --- state -----------------------------------------------------------------------------------
+
+    def track(self, **objects: Any) -> None:
+        """Name what a checkpoint holds; on resume it is restored here.
+
+        Args:
+            **objects: things with ``state_dict`` and ``load_state_dict`` (models, optimizers, schedulers,
+                scalers), or random generators of torch's, numpy's or Python's.  The one named ``model`` becomes
+                the model file.
+
+        Raises:
+            OptionError: an object has no state that could be kept.
+        """
+        for name, thing in objects.items():
+            if not has_state(thing):
+                raise OptionError(
+                    f"run.track({name}=...) got {type(thing).__name__}, which has neither state_dict and "
+                    "load_state_dict nor get_state and set_state, and is no random generator"
+                )
+            thing = unwrapped(thing)
+            self._boundary.tracked[name] = thing
+            saved = self._saved_objects.get(name)
+            if saved is not None:
+                restore(thing, saved)
+                if hasattr(thing, "param_groups"):
+                    # An earlier attempt has stepped; without this torch warns of a scheduler that steps first.
+                    thing._opt_called = True
+
+    def checkpoint(self) -> None:
+        """Save what is tracked, the random state and the place in the loops, at the end of the current step.
+
+        Within a step, or between the batches of an epoch and its end, there is no place to which the code
+        could come back without doing something twice; so inside the loops the checkpoint is taken when the
+        next batch or epoch begins.
+        """
+        if self._place.looping:
+            self.control.ask_for_a_checkpoint()
+        else:
+            self.save_now()
+
+    def checkpoint_every(
+        self, *, steps: int | None = None, seconds: float | None = None, keep: int | None = None
+    ) -> None:
+        """Choose how often a checkpoint is taken by itself; without this every ten seconds.
+
+        Whatever is chosen by time, checkpoints take no more than 3 % of the time.
+
+        Args:
+            steps: after that many steps, besides.
+            seconds: after that many seconds.
+            keep: how many to keep for ``job.branch``, beside the newest two; three unless chosen.  They are
+                spread over the whole run; those before live changes and the one at the best value go last.
+
+        Raises:
+            OptionError: a number that is not positive.
+        """
+        self._boundary.choose_checkpoints(steps=steps, seconds=seconds, keep=keep)
+
+    def save_now(self) -> None:
+        """Save as :meth:`checkpoint` does, without waiting for the end of the step."""
+        self._boundary.save()
+
+    @property
+    def tracked(self) -> Mapping[str, Any]:
+        """What was given to :meth:`track`, by name."""
+        return self._boundary.tracked
+
+    # --- endings ---------------------------------------------------------------------------------
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job was asked to end.  Who asks is expected to return soon, and is not stopped otherwise.
+
+        Of several ranks each has to ask as often as the others.
+        """
+        self.control.agreement.meet(self.step)
+        if self.step >= self._place.wake_at:
+            self._boundary.come_to_a_planned_ending()
+        self._boundary.notice_the_ending()
+        return self.control.ending is not None
+
+    def end_early(self, reason: str, message: str = "") -> None:
+        """Let the loops end after this step, as if they had come to their end.
+
+        Args:
+            reason: ``"early_stopping"`` or ``"time_limit"``.
+            message: what to tell.
+        """
+        self.control.end_early(EndedBy(reason))
+        if message:
+            self.message(message)
+
+    # --- the worker's and the recorder's side ----------------------------------------------------
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a request to stop cut the run short, rather than coming too late."""
+        return self.control.ending == "stop" and self.control.noticed
+
+    @property
+    def finishing(self) -> bool:
+        """Whether a request to finish early cut the run short."""
+        return self.control.ending == "finish" and self.control.noticed
+
+    def report(self) -> None:
+        """Bring the place in the loops into the record; called before it is written."""
+        if (
+            self._boundary.tracked
+            and self._place.looping
+            and self._boundary.cadence.is_due(self._recorder.clock())
+        ):
+            self.control.ask_for_a_checkpoint()
+        done = None
+        if self.total_steps:
+            done = self.step / self.total_steps
+        elif self._place.epochs:
+            done = max(self.epoch - 1, 0) / self._place.epochs
+        self._recorder.note(step=self.step, epoch=self.epoch, total_steps=self.total_steps)
+        if self.control.agreement.members:
+            self._recorder.note(ranks=self.control.agreement.members)
+        if done is not None:
+            self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
+
+
+def _length(loader: Iterable[Any]) -> int | None:
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a loader of an endless stream
+        return None
