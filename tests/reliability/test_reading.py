@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import resource
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.reliability import nasty_tables
@@ -285,6 +286,7 @@ def parquet_tables(read: Reader, folder: Path, tries: int, *, strict: bool) -> T
         rows_together=st.sampled_from([1, 2, 1000]),
         dictionary=st.booleans(),
     )
+    @example([pa.array([None, -math.inf, math.inf], pa.float64())], "none", 1, False)
     def check(arrays: list[pa.Array], compression: str, rows_together: int, dictionary: bool) -> None:
         table = pa.table({f"c{position}": array for position, array in enumerate(arrays)})
         pq.write_table(
