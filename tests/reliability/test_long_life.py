@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,14 +40,33 @@ class Held:
         return f"{self.memory_bytes / 2**20:.0f} MB, {self.threads} threads, {self.handles} handles"
 
 
-def growth(times: int, once: Callable[[], None]) -> tuple[Held, Held]:
-    """Do something often; return what is held after a tenth of it, and at the end."""
+def growth(times: int, once: Callable[[], None], *, within_s: float = 60.0) -> tuple[Held, Held]:
+    """Do something often; return what is held after a tenth of it, and at the end.
+
+    Args:
+        times: how often.
+        once: what to do.
+        within_s: how long the threads that it starts may take to end after it has returned.
+    """
+    others = set(threading.enumerate())
     for _ in range(max(10, times // 10)):
         once()
+    wait_for_the_end_of_all_but(others, within_s)
     before = Held.now()
     for _ in range(times):
         once()
+    wait_for_the_end_of_all_but(others, within_s)
     return before, Held.now()
+
+
+def wait_for_the_end_of_all_but(others: set[threading.Thread], within_s: float) -> None:
+    """Return when only those threads are left, or when they have had their time.
+
+    A job's result is there before its thread has let go of its files.
+    """
+    give_up_at = time.monotonic() + within_s
+    while set(threading.enumerate()) - others and time.monotonic() < give_up_at:
+        time.sleep(0.01)
 
 
 def is_bounded(before: Held, after: Held, times: int) -> bool:
@@ -156,7 +176,7 @@ def test_the_harness_finds_a_leak(what: str, tmp_path: Path) -> None:
             kept.append(threading.Thread(target=over.wait, daemon=True))
             kept[-1].start()
 
-    before, after = growth(100, leak)
+    before, after = growth(100, leak, within_s=0.2)
     tell(f"known-bad, a leaked {what}", 100, before, after)
     over.set()
     for each in kept:
