@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from trainkit.errors import OptionError
 
@@ -25,6 +27,7 @@ class Cadence:
         self._at: float | None = None
         self._ended_at: float | None = None
         self._took_s = 0.0
+        self._taking = False
 
     def choose(self, now_step: int, *, steps: int | None, seconds: float | None) -> None:
         """Take what the user chose.
@@ -42,7 +45,9 @@ class Cadence:
             self._every_s, self._at = seconds, None
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time, in Unix seconds."""
+        """Whether it is time, in Unix seconds; never while one is taken."""
+        if self._taking:
+            return False
         clock_was_set_back = self._at is not None and self._at > now + max(self._every_s, 3600.0)
         if self._at is None or clock_was_set_back:
             self._at = now + self._every_s
@@ -52,9 +57,21 @@ class Cadence:
         """Whether one more would stay within the share of the time since the last one."""
         return self._ended_at is None or now - self._ended_at >= self._took_s / SHARE
 
-    def saved(self, step: int, *, begun_at: float, ended_at: float) -> None:
-        """Plan the next one by how long this one took."""
-        self._ended_at, self._took_s = ended_at, ended_at - begun_at
-        self._at = ended_at + max(self._every_s, self._took_s / SHARE)
-        if self._every_steps is not None:
-            self.step = step + self._every_steps
+    @contextmanager
+    def taking(self, step: int, clock: Callable[[], float]) -> Iterator[None]:
+        """Take one meanwhile, after a step; when it is over, plan the next by how long it took, or failed.
+
+        Args:
+            step: the step that has ended.
+            clock: Unix seconds.
+        """
+        begun_at, self._taking = clock(), True
+        try:
+            yield
+        finally:
+            self._ended_at = clock()
+            self._took_s = max(0.0, self._ended_at - begun_at)
+            self._at = self._ended_at + max(self._every_s, self._took_s / SHARE)
+            if self._every_steps is not None:
+                self.step = step + self._every_steps
+            self._taking = False

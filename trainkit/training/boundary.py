@@ -168,18 +168,18 @@ class Boundary:
         Args:
             reason: why the checkpoint is to be kept longer than others.
         """
-        self._control.checkpoint_wanted = False
         begun_at = self._recorder.clock()
         best = self._recorder.record.best
         if reason is None and best is not None and best != self._best_saved:
             reason, self._best_saved = "best", best
-        with self._recorder.phase(Phase.CHECKPOINTING):
-            # What differs between ranks is kept of each, all else is that of rank 0.
-            own = self._ranks.gather({"place": self._place.content(), "generators": self._generators()})
-            if self._ranks.rank == 0:
-                self._save_as_first(own, begun_at, reason)
+        with self.cadence.taking(self._place.step, self._recorder.clock):
+            with self._recorder.phase(Phase.CHECKPOINTING):
+                # What differs between ranks is kept of each, all else is that of rank 0.
+                own = self._ranks.gather({"place": self._place.content(), "generators": self._generators()})
+                if self._ranks.rank == 0:
+                    self._save_as_first(own, begun_at, reason)
+            self._control.checkpoint_wanted = False  # also where it was asked for meanwhile: this is the one
         self._saved_at = self._place.position
-        self.cadence.saved(self._place.step, begun_at=begun_at, ended_at=self._recorder.clock())
         self._plan_waking()
 
     def _save_as_first(self, own: list[dict[str, Any]], now: float, reason: str | None) -> None:
