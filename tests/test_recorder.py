@@ -56,7 +56,7 @@ def test_a_loop_that_only_logs_does_not_keep_requests_waiting(root: Path) -> Non
     recorder = Recorder(store, record)
     asked: list[str] = []
     recorder.on_request = lambda request: asked.append(request["action"])
-    recorder.pending = NeverEmpty([(0, 1, 0.0, {"loss": 1.0})] * 10_000)
+    recorder.metrics.pending = NeverEmpty([(0, 1, 0.0, {"loss": 1.0})] * 10_000)
     recorder.tick()
     store.request("a", "stop")
     recorder.tick()
@@ -73,7 +73,11 @@ def test_lines_are_strict_whatever_is_logged(root: Path) -> None:
     lock = store.create(record)
     recorder = Recorder(store, record)
     odd = {"loss": float("nan"), "hits": 3, "step": 7.5, "name": "text", "null": 1.0}
-    recorder.pending += [(1, 1, 10.0, {"loss": 0.5, "lr": 1e-3}), (2, 1, 11.0, odd), (3, 1, 12.0, {"loss": 0.25})]
+    recorder.metrics.pending += [
+        (1, 1, 10.0, {"loss": 0.5, "lr": 1e-3}),
+        (2, 1, 11.0, odd),
+        (3, 1, 12.0, {"loss": 0.25}),
+    ]
     recorder.tick()
     recorder.detach()
     lock.close()

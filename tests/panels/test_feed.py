@@ -44,8 +44,8 @@ class Scene:
 
     def log(self, first: int, last: int, **values: float) -> None:
         for step in range(first, last):
-            self.recorder.pending.append((step, 1, self.clock.now, values or {"loss": 1.0 / step}))
-        while self.recorder.pending:
+            self.recorder.metrics.pending.append((step, 1, self.clock.now, values or {"loss": 1.0 / step}))
+        while self.recorder.metrics.pending:
             self.recorder.tick()
 
     def settled(self) -> JobFeed:

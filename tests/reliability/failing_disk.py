@@ -258,7 +258,7 @@ class Life(Operation):
         pen.keep_room()
         pen.change(Status.RUNNING, phase=None)
         for step in range(1, 8):
-            pen.pending.append((step, 1, 1.0, {"loss": 1.0 / step}))
+            pen.metrics.pending.append((step, 1, 1.0, {"loss": 1.0 / step}))
             if step % 3 == 0:
                 pen.tick()
         pen.event("checkpoint", path="here")

@@ -41,8 +41,8 @@ def write_like_trainkit(store: Store, ready: int) -> None:
     os.write(ready, b".")
     while True:
         record.step += 1
-        recorder.pending.append((record.step, 1, time.time(), {"loss": 1.0 / record.step}))
-        recorder._drain()
+        recorder.metrics.pending.append((record.step, 1, time.time(), {"loss": 1.0 / record.step}))
+        recorder.metrics.drain()
         recorder.write_now()
 
 

@@ -114,7 +114,7 @@ def check_steps(steps: int, store: Store) -> None:
     recorder.change(Status.RUNNING, started_at=clock[0])
     before = None
     for step in range(1, steps + 1):
-        recorder.pending.append((step, 1, clock[0], {"loss": 1.0 / step}))
+        recorder.metrics.pending.append((step, 1, clock[0], {"loss": 1.0 / step}))
         if step % 5_000 == 0:
             recorder.tick()
             if step == steps // 10:

@@ -24,8 +24,8 @@ import msgspec
 
 from trainkit.errors import StoreError
 from trainkit.files.endings import Ending, put
-from trainkit.files.record import Best, Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
-from trainkit.files.scalars import OnDevice, fetched
+from trainkit.files.metrics import LINES_AT_ONCE, MetricsWriter
+from trainkit.files.record import Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
 from trainkit.files.store import Store
 from trainkit.files.streams import Appender
 
@@ -35,16 +35,6 @@ RESERVE_BYTES = 65536
 REFRESH_S = 0.2
 HEARTBEAT_S = 1.0
 _SPEED_WINDOW_S = 10.0
-#: What may wait in memory for a disk that takes nothing; beyond it, metrics are dropped and counted.
-_LEFT_BYTES = 50_000_000
-#: A loop that does nothing but log must not keep the recorder from its other duties.
-_LINES_PER_TICK = 5000
-#: What a run begins with tells what is usual for it; of later lines those are told on that a round ends with.
-_TOLD_ONE_BY_ONE = 10
-#: Step, epoch, time, and the values as :func:`~trainkit.files.scalars.taken` gives them.
-Logged = tuple[int, int, float, Mapping[str, Any]]
-#: Keys of a metrics line that trainkit sets itself.
-RESERVED = ("attempt", "step", "time")
 
 
 class Recorder:
@@ -72,19 +62,14 @@ class Recorder:
         self.clock = clock
         self.on_request: Callable[[dict[str, Any]], None] = lambda request: None
         self.before_refresh: Callable[[], None] = lambda: None
-        #: Told ``(step, numbers, non_finite)`` of what was logged; ``non_finite`` are metrics with their steps.
-        self.on_metrics: Callable[[int, Mapping[str, float], Mapping[str, int]], None] = lambda *heard: None
         #: Told the time, on the clock of ``time.monotonic``, and how late the round was, both in seconds.
         self.on_round: Callable[[float, float], None] = lambda now, late_s: None
-        #: What was logged; appended by the training thread, emptied by ours.
-        self.pending: deque[Logged] = deque()
-        self.watched: tuple[str, str] = ("val_loss", "min")
         paths = store.paths(record.job_id)
-        self._metrics = self._appender(paths.metrics)
+        self.metrics = MetricsWriter(self._appender(paths.metrics), record, warn=self.warn)
         try:
             self._events = self._appender(paths.events)
         except BaseException:
-            self._metrics.close()
+            self.metrics.close()
             raise
         self._requests_offset = requests_offset
         self._reserve = paths.reserve
@@ -95,8 +80,6 @@ class Recorder:
         self._written = b""
         self._speed: deque[tuple[float, int]] = deque()
         self._complained: set[str] = set()
-        self._lines_told = 0
-        self._dropped = 0
         self._troubled = False
 
     # --- what the owner says ---------------------------------------------------------------------
@@ -171,7 +154,7 @@ class Recorder:
 
     def look_at(self, name: str, value: float, step: int) -> None:
         """Have a number judged that was not logged, but found in between."""
-        self.on_metrics(step, {name: value}, {} if math.isfinite(value) else {name: step})
+        self.metrics.on_metrics(step, {name: value}, {} if math.isfinite(value) else {name: step})
 
     def warns_of(self, cause: str) -> bool:
         """Whether there is a warning of this cause, and it has not passed."""
@@ -209,7 +192,7 @@ class Recorder:
 
     def _write_until_closed(self) -> None:
         while True:
-            wait_s = 0 if len(self.pending) >= _LINES_PER_TICK else TICK_S
+            wait_s = 0 if len(self.metrics.pending) >= LINES_AT_ONCE else TICK_S
             due_at = time.monotonic() + wait_s
             if self._closing.wait(wait_s):
                 return
@@ -230,7 +213,7 @@ class Recorder:
                 if isinstance(request.get("action"), str):
                     self.on_request(request)
         with self._surviving():
-            self._drain()
+            self.metrics.drain()
         now = self.clock()
         # A clock that was set back must not stop the refreshing.
         if not 0 <= now - self._refreshed_at < REFRESH_S:
@@ -301,7 +284,7 @@ class Recorder:
 
     def _with_what_is_lost(self, message: str, trouble: OSError | None) -> str:
         left = f"the last of its metrics could not be written ({trouble})" if trouble is not None else ""
-        dropped = f"{self._dropped:,} lines of metrics could not be kept" if self._dropped else ""
+        dropped = f"{self.metrics.dropped:,} lines of metrics could not be kept" if self.metrics.dropped else ""
         return "; ".join(part for part in (message, left, dropped) if part)
 
     def _write_the_rest(self) -> OSError | None:
@@ -310,9 +293,9 @@ class Recorder:
         self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
         self._measure_speed(self.clock())
         try:
-            while self.pending or self._metrics.left_bytes:
-                self._drain()
-            self._metrics.sync()
+            while self.metrics.waiting:
+                self.metrics.drain()
+            self.metrics.sync()
         except OSError as error:
             return error
         return None
@@ -327,7 +310,7 @@ class Recorder:
 
     def detach(self) -> None:
         """Close the files without a word, for somebody else to go on writing."""
-        self._metrics.close()
+        self.metrics.close()
         self._events.close()
 
     # --- details ---------------------------------------------------------------------------------
@@ -346,85 +329,6 @@ class Recorder:
             return []
         requests, self._requests_offset = self.store.requests(self.record.job_id, self._requests_offset)
         return requests
-
-    def _drain(self) -> None:
-        count = min(len(self.pending), _LINES_PER_TICK)
-        take = self.pending.popleft
-        taken = [take() for _ in range(count)]
-        if any(type(value) is not float for *_, values in taken for value in values.values()):
-            taken = self._read_out(taken)
-        lines: list[dict[str, Any]] = []
-        attempt, (metric, mode) = self.record.attempt, self.watched
-        newest: dict[str, float] = {}
-        fresh: dict[str, float] = {}
-        non_finite: dict[str, int] = {}
-        for step, epoch, logged_at, values in taken:
-            if not values.keys().isdisjoint(RESERVED):
-                values = self._renamed(values)
-            if not values:
-                continue
-            lines.append({"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **values})
-            fresh.update(values)
-            if metric in values:
-                self._watch(metric, mode, values[metric], step, epoch)
-            if not math.isfinite(sum(values.values())):
-                for name, number in values.items():
-                    if not math.isfinite(number):
-                        non_finite.setdefault(name, step)
-            if self._lines_told < _TOLD_ONE_BY_ONE:
-                self._lines_told += 1
-                self.on_metrics(step, fresh, non_finite)
-                newest |= fresh
-                fresh, non_finite = {}, {}
-        newest |= fresh
-        if newest:
-            # A new dict: others may be encoding the old one.
-            self.record.metrics = {**self.record.metrics, **newest}
-            self.record.loss = newest.get("loss", self.record.loss)
-        if self._metrics.left_bytes > _LEFT_BYTES:
-            self._dropped += len(lines)
-            lines = []
-        if lines:
-            self._metrics.append(lines)
-        else:
-            self._metrics.flush()
-        if fresh:
-            self.on_metrics(taken[-1][0], fresh, non_finite)
-
-    def _read_out(self, taken: list[Logged]) -> list[Logged]:
-        """Turn everything that was logged into floats; what is on a device is fetched all at once."""
-        on_device = fetched(
-            value for *_, values in taken for value in values.values() if isinstance(value, OnDevice)
-        )
-        return [
-            (step, epoch, logged_at, self._numbers(values, on_device)) for step, epoch, logged_at, values in taken
-        ]
-
-    def _numbers(self, values: Mapping[str, Any], on_device: Mapping[int, Any]) -> dict[str, float]:
-        numbers: dict[str, float] = {}
-        for name, value in values.items():
-            try:
-                numbers[name] = float(on_device.get(id(value), value))
-            except (TypeError, ValueError, OverflowError, RuntimeError):
-                self.warn(
-                    f"run.log({name}=...) got {type(value).__name__}, which is not one number; it was left out. "
-                    "Log a float or a tensor of one element."
-                )
-        return numbers
-
-    def _renamed(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Give names that the metrics file needs for itself an underscore."""
-        for name in values.keys() & set(RESERVED):
-            self.warn(
-                f"run.log({name}=...): the name is taken in the metrics file; it is written as {name + '_'!r}"
-            )
-        return {f"{name}_" if name in RESERVED else name: value for name, value in values.items()}
-
-    def _watch(self, metric: str, mode: str, value: float, step: int, epoch: int) -> None:
-        best = self.record.best
-        better = best is None or (value < best.value if mode == "min" else value > best.value)
-        if better and value == value:
-            self.record.best = Best(metric=metric, value=value, step=step, epoch=epoch, mode=mode)
 
     def _measure_speed(self, now: float) -> None:
         step = self.record.step
@@ -484,7 +388,7 @@ class SilentRecorder(Recorder):
 
     def __init__(self, store: Store, record: Record) -> None:
         super().__init__(store, record)
-        self.pending = deque(maxlen=0)
+        self.metrics.pending = deque(maxlen=0)
 
     def start(self) -> None:
         """Have nothing to write in the background."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tsdownsample import MinMaxLTTBDownsampler
 
-from trainkit.files.recorder import RESERVED
+from trainkit.files.metrics import RESERVED
 
 Floats = NDArray[np.float64]
 

@@ -102,7 +102,7 @@ def work(
             limit.look(now)
         watcher.look(now, late_s)
 
-    recorder.on_metrics, recorder.on_round = watcher.hear, look
+    recorder.metrics.on_metrics, recorder.on_round = watcher.hear, look
     identity = this_process()
     recorder.change(
         Status.RUNNING,

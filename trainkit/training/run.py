@@ -59,7 +59,7 @@ class Run:
         plan: Plan | None = None,
     ) -> None:
         self._recorder = recorder
-        self._put = recorder.pending.append
+        self._put = recorder.metrics.pending.append
         self.job_id = recorder.record.job_id
         self.name = recorder.record.name
         self.params = Params(params)
@@ -89,7 +89,7 @@ class Run:
             self._patience = Patience(
                 self._put,
                 patience,
-                watched=lambda: recorder.watched,
+                watched=lambda: recorder.metrics.watched,
                 end=lambda told: self.end_early(EndedBy.EARLY_STOPPING, told),
             )
             self._put = self._patience.put
@@ -279,7 +279,7 @@ class Run:
         """
         if mode not in ("min", "max"):
             raise OptionError(f"mode={mode!r}: expected 'min' or 'max'")
-        self._recorder.watched = (metric, mode)
+        self._recorder.metrics.watched = (metric, mode)
 
     @property
     def device(self) -> str:
