@@ -186,6 +186,40 @@ def test_a_job_deleted_right_after_its_end(root: Path, page: Any, eventually: Ev
     lock.close()
 
 
+@pytest.mark.parametrize("settles", [True, False])
+@pytest.mark.parametrize("looks", range(5))
+def test_a_job_deleted_between_any_two_looks(
+    root: Path, page: Any, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, looks: int, settles: bool
+) -> None:
+    """However often a panel looks before it stores what it saw: at whichever look the job is gone, the picture
+    is stored."""
+    store = Store(root)
+    record = Record(job_id="a", name="a", status=Status.RUNNING, runner="thread")
+    lock = store.create(record)
+    store.paths("a").metrics.write_text('{"step":1,"attempt":1,"loss":1.0}\n')
+    panel = Monitor(tk.attach("a"), settles=settles)
+    record.status = Status.STOPPED
+    store.write_record(record, durable=False)
+    lock.close()
+    read, left = Store.read, looks
+
+    def read_or_delete(self: Store, job_id: str) -> Record:
+        nonlocal left
+        if left == 0:
+            store._remove(store.paths("a"))
+        left -= 1
+        return read(self, job_id)
+
+    monkeypatch.setattr(Store, "read", read_or_delete)
+    seen = page(panel)
+    eventually(lambda: panel not in refresher.panels())
+    assert not seen.of("trouble")
+    assert panel._stored is not None
+    assert "data:image/png" in panel._stored["text/html"]
+    assert "Deleted" in panel._stored["text/html"] or "Stopped" in panel._stored["text/html"]
+    assert repr(panel) in ("a: deleted", panel._stored["text/plain"])
+
+
 # --- the stored output -------------------------------------------------------------------------------
 
 

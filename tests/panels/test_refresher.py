@@ -57,6 +57,22 @@ def test_starts_again(eventually: Eventually) -> None:
         assert panel.calls == 2
 
 
+def test_a_wish_during_a_refresh_is_not_lost(eventually: Eventually) -> None:
+    """Who adds a panel while its last refresh is under way has it refreshed once more."""
+    refresher = Refresher(period_s=0.01)
+
+    class Asked(Counted):
+        def refresh(self) -> bool:
+            if self.calls == 0:
+                refresher.add(self)
+            return super().refresh()
+
+    panel = Asked(1)
+    refresher.add(panel)
+    eventually(lambda: refresher._thread is None)
+    assert panel.calls == 2
+
+
 def test_one_broken_panel_does_not_stop_the_others(eventually: Eventually) -> None:
     """A panel whose refreshing fails is told why and left out."""
     refresher = Refresher(period_s=0.01)

@@ -10,11 +10,12 @@ import traitlets
 from trainkit.api import view
 from trainkit.api.job import Job
 from trainkit.api.listing import records_of
+from trainkit.errors import RecordError
 from trainkit.files.store import Store
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.monitor import answer, ask
-from trainkit.panels.panel import Panel, opening
+from trainkit.panels.panel import Panel, opening, told
 from trainkit.panels.series import History, thinned
 
 #: As many as colours and dashes can tell apart.
@@ -139,7 +140,11 @@ class Dashboard(Panel):
         return [({"type": "curves", "metric": metric, "metrics": ordered, "series": series}, buffers)]
 
     def _open_news(self, job: Job, feed: JobFeed) -> list[Message]:
-        message = feed.next()
+        try:
+            message = feed.next()
+        except RecordError as error:  # of this one job: the others stay
+            self._open = None
+            message = {"type": "trouble", "message": told(error)}, []
         return [] if message is None else [_wrapped(job.id, message)]
 
 

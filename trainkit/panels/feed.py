@@ -51,6 +51,15 @@ class JobFeed:
         job_id: the job.
         clock: Unix seconds.
         ticks: seconds that never go back.
+
+    Attributes:
+        record: as it was last seen.
+        ended: whether it is over and all of it was read.
+        deleted: whether it is gone; what was read of it stays.
+
+    Raises:
+        UnknownJobError: there is no such job.
+        RecordError: its record is damaged.
     """
 
     def __init__(
@@ -65,7 +74,7 @@ class JobFeed:
         self.job_id = job_id
         self.paths = store.paths(job_id)
         self.history = History(self.paths.metrics)
-        self.record: Record | None = None
+        self.record = store.observe(job_id)
         self.ended = self.deleted = False
         self._printed = Printed(self.paths.output)
         self._clock, self._ticks = clock, ticks
@@ -92,18 +101,13 @@ class JobFeed:
         """Return what is new since the last call, or None.
 
         Raises:
-            UnknownJobError: there never was such a job.
-            RecordError: its record is damaged.
+            RecordError: the record is damaged.
         """
+        told = self.deleted
         # The record first: if it is terminal, all that the streams will ever hold is in them.
-        try:
-            record = self.store.observe(self.job_id)
-        except UnknownJobError:
-            if self.record is None:
-                raise
-            told, self.deleted = self.deleted, True
+        if not self._observe():
             return None if told and not self._full_wanted else self._farewell()
-        self.record = record
+        record = self.record
         grown = self.history.read()
         output, output_anew = self._printed.read()
         card = self.card(record)
@@ -134,22 +138,39 @@ class JobFeed:
         ]
         return content, buffers
 
+    def _observe(self) -> bool:
+        """Look at the record; return whether the job is still there.  It may be deleted at any time."""
+        try:
+            self.record = self.store.observe(self.job_id)
+        except UnknownJobError:
+            self.deleted = True
+        return not self.deleted
+
     def _farewell(self) -> Message:
         """Say what was last seen of a job that was deleted."""
         self.ended = True
         nothing: dict[str, Any] = {"actions": [], "controls": [], "rivals": [], "silent_s": None, "live": False}
-        card = {**self._card, **nothing, "status": "DELETED", "message": "Its files were deleted"}
+        card = {
+            **(self._card or self.card(self.record)),
+            **nothing,
+            "status": "DELETED",
+            "message": "Its files were deleted",
+        }
         return self._full(card, self._ticks())
 
     def full(self) -> Message:
         """Return all there is, for a panel that is just being made."""
-        if self.deleted:
+        if not self._observe():
             return self._farewell()
-        self.record = record = self.store.observe(self.job_id)
         self.history.read()
         self._printed.read()
-        self.ended = record.status.terminal and self.history.complete
-        return self._full(self.card(record), self._ticks())
+        self.ended = self.record.status.terminal and self.history.complete
+        return self._full(self.card(self.record), self._ticks())
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """The live changes that count, as :meth:`~trainkit.panels.happened.Happened.changes` returns them."""
+        return self._happened.changes(self.history.begins)
 
     def window(self, names: list[str], low: float, high: float) -> Message:
         """Return finer points of some metrics within a range of steps."""
@@ -185,7 +206,7 @@ class JobFeed:
             "best": None,
             "silent_s": self._silent_s(record),
             "warnings": list(self._happened.warnings),
-            "changes": self._happened.changes(self.history.begins),
+            "changes": self.changes,
             "ranks": ranks(record),
             "controls": self._controls.of(record.params) if steerable else [],
             "rivals": self._still_rivals(record),

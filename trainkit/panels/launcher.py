@@ -83,7 +83,7 @@ class Launcher(Panel):
         over = self.over()
         if over and not self._was_over and self.job is not None and self._feed is not None:
             self.publish()
-            settle(self, self.job, self._feed, keep=False)
+            settle(self, self._feed, keep=False)
         self._was_over = over
 
     def over(self) -> bool:

@@ -12,8 +12,8 @@ from trainkit.errors import OptionError, UnknownJobError
 from trainkit.files.record import Status
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.panel import Panel
-from trainkit.panels.picture import bundle, bundle_of_deleted
-from trainkit.panels.plain import live_text
+from trainkit.panels.picture import drawn
+from trainkit.panels.plain import gone_text, live_text
 
 #: What a button may ask for, and so what a page may.
 ASKABLE = ("stop", "finish", "pause", "resume", "kill", "checkpoint")
@@ -36,7 +36,7 @@ class Monitor(Panel):
         super().__init__(job.store)
         self._was_over = self.feed.ended
         if self._was_over:
-            settle(self, job, self.feed, keep=True)
+            settle(self, self.feed, keep=True)
 
     def news(self) -> list[Message]:
         """Return what is new."""
@@ -47,7 +47,7 @@ class Monitor(Panel):
         """When the job has ended, keep all of it in the widget's state and a picture in the notebook."""
         if self.feed.ended and not self._was_over:
             self.publish()
-            settle(self, self.job, self.feed, keep=not self._settles)
+            settle(self, self.feed, keep=not self._settles)
         self._was_over = self.feed.ended
 
     def everything(self) -> Message:
@@ -64,29 +64,27 @@ class Monitor(Panel):
 
     def text(self) -> str:
         """Return the job as stable text."""
-        return f"{self.job.name}: deleted" if self.feed.deleted else live_text(self.job)
+        try:
+            return live_text(self.job.record)
+        except UnknownJobError:
+            return gone_text(self.feed.record)
 
 
-def settle(panel: Panel, job: Job, feed: JobFeed, *, keep: bool) -> None:
+def settle(panel: Panel, feed: JobFeed, *, keep: bool) -> None:
     """Let the notebook store a picture with text of a job that has ended.
 
     Args:
         panel: that shows it.
-        job: the job.
-        feed: of the job; what it has read is all there is of a job that was deleted at its end.
+        feed: of the job.  What it has read is drawn, and nothing is read here: the job may be deleted at any time.
         keep: go on showing the panel as long as the kernel lives.
     """
-    try:
-        record = job.record
-        data = bundle(job, feed.history)
-    except UnknownJobError:
-        if feed.record is None:
-            raise
-        panel.settle(bundle_of_deleted(feed.record, feed.history), with_panel=keep)
-        return
+    record = feed.record
     # What vanished and can go on keeps its panel: Resume must stay within reach.
-    resumes = record.status is Status.INTERRUPTED and bool(actions(record))
-    panel.settle(data, with_panel=keep or resumes)
+    resumes = not feed.deleted and record.status is Status.INTERRUPTED and bool(actions(record))
+    panel.settle(
+        drawn(record, feed.history, feed.changes, deleted=feed.deleted),
+        with_panel=keep or resumes,
+    )
 
 
 def answer(panel: Panel, feed: JobFeed, job: Job, message: dict[str, Any]) -> Message | None:

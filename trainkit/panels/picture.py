@@ -17,7 +17,7 @@ from trainkit.api import view
 from trainkit.api.job import Job
 from trainkit.files.record import Record, Status
 from trainkit.panels.happened import Happened
-from trainkit.panels.plain import live_text, without_folder
+from trainkit.panels.plain import gone_text, live_text, without_folder
 from trainkit.panels.series import History, thinned
 
 #: Tones that read well on white and on black, since a stored picture cannot follow the theme.
@@ -32,31 +32,26 @@ _MOST_CHANGES = 6
 Changes = list[dict[str, Any]]
 
 
-def bundle(job: Job, history: History | None = None) -> dict[str, str]:
-    """Return the stored output of a job that has ended, by MIME type.
-
-    Args:
-        job: the job.
-        history: its metrics, if somebody has read them already.
-    """
+def bundle(job: Job) -> dict[str, str]:
+    """Return the stored output of a job that has ended, by MIME type."""
     record = job.record
-    history, happened = history or History(job.paths.metrics), Happened(job.paths.events)
+    history, happened = History(job.paths.metrics), Happened(job.paths.events)
     history.read()
     happened.read()
-    changes = happened.changes(history.begins)
-    html = as_html(record, charts_png(history, record, changes), changes)
-    return {"text/html": html, "text/plain": live_text(job)}
+    return drawn(record, history, happened.changes(history.begins))
 
 
-def bundle_of_deleted(record: Record, history: History) -> dict[str, str]:
-    """Return what stays of a job whose files are gone.
+def drawn(record: Record, history: History, changes: Changes, *, deleted: bool = False) -> dict[str, str]:
+    """Return the stored output of a job from what was read of it; no file is opened, so it may be gone meanwhile.
 
     Args:
-        record: as it was last seen.
-        history: its metrics, as far as they were read.
+        record: of the job.
+        history: its metrics.
+        changes: what was changed while it ran.
+        deleted: whether this is all that is left of it.
     """
-    html = as_html(record, charts_png(history, record, []), [], deleted=True)
-    return {"text/html": html, "text/plain": f"{record.name}: deleted"}
+    html = as_html(record, charts_png(history, record, changes), changes, deleted=deleted)
+    return {"text/html": html, "text/plain": gone_text(record) if deleted else live_text(record)}
 
 
 def as_html(record: Record, png: bytes | None, changes: Changes, *, deleted: bool = False) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from trainkit.api import view
-from trainkit.api.job import Job
+from trainkit.files.record import Record
 
 
-def live_text(job: Job) -> str:
+def live_text(record: Record) -> str:
     """Return one job: the summary of one that has ended, what to do with one that has not.
+
+    Args:
+        record: with the state that is true now.
 
     >>> import tempfile, trainkit
     >>> def fit(run, steps=2):
@@ -20,12 +23,11 @@ def live_text(job: Job) -> str:
     ...         run.log(loss=0.5 ** step)
     >>> job = trainkit.submit(fit, root=tempfile.mkdtemp())
     >>> _ = job.wait()
-    >>> print(live_text(job))
+    >>> print(live_text(job.record))
     fit: COMPLETED · step 2
       loss 0.5
       runner: thread
     """
-    record = job.record
     if record.status.terminal:
         return view.text(record)
     lines = [f"{record.name}: in the background, in a {record.runner}"]
@@ -34,6 +36,11 @@ def live_text(job: Job) -> str:
         lines.append("  " + "  ".join(params))
     lines.append("  job.wait() waits until it has ended; job.state, job.metrics() and job.stop() work meanwhile")
     return "\n".join(lines)
+
+
+def gone_text(record: Record) -> str:
+    """Return what is said of a job that was deleted."""
+    return f"{record.name}: deleted"
 
 
 def without_folder(text: str) -> str:

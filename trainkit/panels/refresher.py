@@ -34,7 +34,8 @@ class Refresher:
 
     def __init__(self, period_s: float = PERIOD_S) -> None:
         self.period_s = period_s
-        self._panels: list[Refreshable] = []
+        #: The panels, and whether each was added again since its refresh began.
+        self._panels: dict[Refreshable, bool] = {}
         self._guard = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -45,8 +46,7 @@ class Refresher:
         with self._guard:
             if self._ending:
                 return
-            if panel not in self._panels:
-                self._panels.append(panel)
+            self._panels[panel] = True
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="trainkit-panels", daemon=True)
                 self._thread.start()
@@ -54,8 +54,7 @@ class Refresher:
     def remove(self, panel: Refreshable) -> None:
         """Refresh this panel no longer."""
         with self._guard:
-            if panel in self._panels:
-                self._panels.remove(panel)
+            self._panels.pop(panel, None)
         self._wake.set()
 
     def panels(self) -> list[Refreshable]:
@@ -73,10 +72,22 @@ class Refresher:
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=5.0)
 
+    def _mark(self, panel: Refreshable) -> None:
+        with self._guard:
+            if panel in self._panels:
+                self._panels[panel] = False
+
+    def _drop(self, panel: Refreshable) -> None:
+        """Refresh a panel without news no longer, unless somebody added it while it was being refreshed."""
+        with self._guard:
+            if not self._panels.get(panel, True):
+                del self._panels[panel]
+
     def _run(self) -> None:
         while True:
             began = time.monotonic()
             for panel in self.panels():
+                self._mark(panel)
                 try:
                     more = panel.refresh()
                 except Exception as error:  # noqa: BLE001 - a thread's boundary: the panel tells, the log keeps it
@@ -84,7 +95,7 @@ class Refresher:
                     panel.broken(error)
                     more = False
                 if not more:
-                    self.remove(panel)
+                    self._drop(panel)
             with self._guard:
                 if not self._panels:
                     self._thread = None

@@ -29,7 +29,7 @@ def show_job(job: Job) -> None:
 
     show: Callable[..., Any] = display
     if not attached() or not available():
-        show({"text/plain": live_text(job)}, raw=True)
+        show({"text/plain": live_text(job.record)}, raw=True)
         return
     from trainkit.api.view import actions
     from trainkit.panels.monitor import Monitor
