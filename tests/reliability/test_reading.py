@@ -102,6 +102,7 @@ def random_tables(read: Reader, folder: Path, tries: int, *, strict: bool) -> Ta
         block=sizes,
         chunk=sizes,
     )
+    @example([["\ufeff5", None], ["a", "b"]], False, "\n", False, False, 1 << 20, 1 << 20)
     def check(
         columns: list[Any], quote_all: bool, newline: str, tsv: bool, bom: bool, block: int, chunk: int
     ) -> None:

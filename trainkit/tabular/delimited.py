@@ -26,6 +26,7 @@ QUOTE, LF, CR = 34, 10, 13
 CHUNK = 1 << 20
 #: Bytes that Arrow parses at once, more where a row is longer.
 BLOCK_BYTES = 1 << 22
+BOM = b"\xef\xbb\xbf"  # the mark of UTF-8 at the beginning of a file
 NEWLINE = re.compile(rb"\r\n|\r|\n")
 STRAY_QUOTE = 'a quote inside an unquoted field; write the field as "5"" pipe", or pass quoting=False'
 AFTER_QUOTE = 'text after a closing quote; expected the delimiter or the end of the line, or "" for a quote'
@@ -84,6 +85,8 @@ class _Delimited:
             # In a one-column table a blank last line could be a missing value: not for us to guess.
             raise self._blank_line(self.stop + 1)
         body = pa.py_buffer(self.data).slice(end, self.stop + 1 - end)
+        if bytes(self.data[end : end + len(BOM)]) == BOM:  # Arrow takes one off: it is to be ours, not the value's
+            body = pa.py_buffer(BOM + bytes(self.data[end : self.stop + 1]))
         return self._exactly(self._arrow(body, {}, None), body, doubtful)
 
     def _check(self) -> tuple[bool, bool]:

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainkit.errors import TableError
-from trainkit.tabular.delimited import NEWLINE, line_of_record, parse_delimited
+from trainkit.tabular.delimited import BOM, NEWLINE, line_of_record, parse_delimited
 from trainkit.tabular.grammar import in_parallel
 from trainkit.tabular.jsonl import parse_json_lines
 from trainkit.tabular.parquet import parse_parquet
@@ -295,7 +295,7 @@ def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
             path=file,
             line=line,
         )
-    return data[3:] if bytes(data[:3]) == b"\xef\xbb\xbf" else data
+    return data[len(BOM) :] if bytes(data[: len(BOM)]) == BOM else data
 
 
 def _line_after(text: str) -> int:
