@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import subprocess
@@ -20,7 +21,8 @@ import trainkit as tk
 from trainkit.files.record import Record, Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Store
-from trainkit.watching import loading, watcher
+from trainkit.watching import gradients, loading, watcher
+from trainkit.watching.gradients import GradientNorm, gradient_norm
 from trainkit.watching.loading import Stopwatch
 from trainkit.watching.resources import Memory, memory
 from trainkit.watching.symptoms import INFINITE_NORMS_IN_A_ROW, Divergence, Word
@@ -220,7 +222,7 @@ def watched(
     said: list[tuple[str, str]] = []
     try:
         readings = {"free_bytes": lambda folder: 10**12, "memory": lambda: plenty, **readings}
-        yield Watcher(recorder, Stopwatch(lambda: None), **readings), said
+        yield Watcher(recorder, Stopwatch(lambda: None), GradientNorm(lambda: None), **readings), said
         events = tk.Job("a").events()
         said += [(event["cause"], event["message"]) for event in events if event["event"] == "warning"]
     finally:
@@ -322,18 +324,49 @@ def test_a_loop_that_waits_mostly_for_its_data_is_told(
         assert "num_workers" in warned(job)["data"]
 
 
-def test_the_gradients_are_looked_at_when_a_run_is_saved(root: Path) -> None:
-    """A model whose gradients grow without a word in what is logged."""
+def test_gradients_that_explode_are_told_though_nothing_logs_them(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose gradients grow without a word in what is logged; looked at often."""
+    monkeypatch.setattr(gradients, "EVERY_S", 0.001)
+    monkeypatch.setattr(gradients, "SHARE", 1.0)
+    looks = []
+    take = GradientNorm.take
+    monkeypatch.setattr(GradientNorm, "take", lambda *words: looks.append(words[2]) or take(*words))
 
     def fit(run: Any) -> None:
         model = torch.nn.Linear(1, 1, bias=False)
-        run.track(model=model)
-        for step in run.batches(range(20)):
-            factor = 1.0 if step < 10 else 1e4
+        run.track(network=model, average=torch.optim.swa_utils.AveragedModel(model))
+        for _ in run.batches(itertools.count()):
+            factor = 1.0 if len(looks) < 12 else 1e4
             model.zero_grad()
             (factor * model(torch.ones(1, 1))).sum().backward()
-            run.checkpoint()
+            if len(looks) > 40 or "gradients" in str(warned(job_itself())):
+                return
+
+    def job_itself() -> tk.Job:
+        return tk.attach(root=root)
 
     job = tk.submit(fit)
-    job.result()
+    job.result(60)
     assert set(warned(job)) == {"growing: gradient norm"}
+
+
+def test_a_run_that_logs_its_gradients_has_them_not_looked_at() -> None:
+    divergence = Divergence()
+    divergence.hear(1, {"loss": 1.0, "gradient norm": 1.0}, {})
+    assert not divergence.hears_gradients
+    divergence.hear(2, {"grad_norm": 1.0}, {})
+    assert divergence.hears_gradients
+
+
+def test_the_norm_is_that_of_all_gradients() -> None:
+    """As torch's own clipping computes it, of everything that has parameters, once."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    assert gradient_norm([model]) is None
+    model(torch.ones(5, 3)).sum().backward()
+    told = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    torch.testing.assert_close(gradient_norm([model, model[0], torch.Generator()]), told)
+    half = torch.nn.Parameter(torch.ones(4, dtype=torch.float16))
+    half.grad = torch.full((4,), 60_000.0, dtype=torch.float16)  # of which the norm has no place in 16 bits
+    assert float(gradient_norm([torch.nn.ParameterList([half])])) == pytest.approx(120_000.0, rel=1e-3)

@@ -136,6 +136,39 @@ def test_validation_batches_are_no_steps(root: Path) -> None:
     assert phases == ["validating"] * 4
 
 
+def test_progress_counts_every_loop_over_batches(root: Path) -> None:
+    """Two in an epoch, one of them not in each epoch, a second loop over epochs, batches behind; resumed."""
+
+    def fit(run: Any) -> None:
+        def go_through(count: int) -> None:
+            for _ in run.batches([0] * count):
+                run.log(total=run.total_steps)
+                if run.step == 20 and run._recorder.record.attempt == 1:
+                    run.control.receive({"action": "stop"})
+
+        run.track(model=torch.nn.Linear(1, 1))
+        for _ in run.epochs(3):
+            go_through(6)
+            go_through(2)
+        for epoch in run.epochs(4):
+            go_through(5)
+            if epoch % 2:
+                go_through(1)
+        go_through(3)
+
+    job = tk.submit(fit)
+    assert job.wait(20) is Status.STOPPED
+    job.resume()
+    job.result(20)
+    totals = job.metrics()["total"]
+    assert list(totals.index) == list(range(1, 50))
+    # Of its first epoch an attempt does not know what comes after the first loop.
+    first = [18] * 6 + [24] * 14 + [22] * 2 + [24] * 2
+    second = [44] * 5 + [44] * 5 + [45] + [46] * 5 + [45] * 5 + [46]  # what an epoch has on average
+    assert list(totals) == first + second + [49] * 3
+    assert (job.record.step, job.record.total_steps, job.record.progress) == (49, 49, 100.0)
+
+
 def test_loaders_are_told_their_epoch(root: Path) -> None:
     """set_epoch is called on the loader and on its sampler, from 0."""
     told = []
@@ -370,6 +403,15 @@ def test_streams_without_a_length_are_trained_on(root: Path) -> None:
     job = tk.submit(fit)
     job.result()
     assert (job.record.step, job.record.total_steps) == (6, None)
+
+    def also_with_one(run: Any) -> None:
+        for _ in run.epochs(2):
+            for _ in run.batches([1, 2]):
+                assert run.total_steps == (4 if run.step < 3 else None)
+            for _ in run.batches(iter([1])):
+                assert run.total_steps is None
+
+    tk.submit(also_with_one).result()
 
 
 def test_two_loops_in_one_function(root: Path) -> None:

@@ -11,7 +11,6 @@ only the terminal state must be written, for which some room is kept.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -151,10 +150,6 @@ class Recorder:
             if not self.warns_of(cause or message):
                 self.event("warning", message=message, **({"cause": cause} if cause else {}))
                 self._complained.add(cause or message)
-
-    def look_at(self, name: str, value: float, step: int) -> None:
-        """Have a number judged that was not logged, but found in between."""
-        self.metrics.on_metrics(step, {name: value}, {} if math.isfinite(value) else {name: step})
 
     def warns_of(self, cause: str) -> bool:
         """Whether there is a warning of this cause, and it has not passed."""

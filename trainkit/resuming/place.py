@@ -69,6 +69,11 @@ class Place:
         return min(self.epoch, self.epochs or self.epoch)
 
     @property
+    def steps_before_epoch(self) -> int:
+        """How many steps had begun when the current epoch began."""
+        return self.step - self._offset
+
+    @property
     def within_an_epoch_of_logs(self) -> bool:
         """Whether this is a step that only a logged line tells of, so that to come back its epoch is run again."""
         return self.steps_by_log and self.within_epoch

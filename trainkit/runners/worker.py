@@ -94,7 +94,7 @@ def work(
     recorder.on_request = run.control.receive
     if ranks.rank == 0:
         recorder.before_refresh = run.report
-    watcher = Watcher(recorder, run.stopwatch)
+    watcher = Watcher(recorder, run.stopwatch, run.gradients)
     limit = TimeLimit(recorder, run.control)
 
     def look(now: float, late_s: float) -> None:

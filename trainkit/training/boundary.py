@@ -21,8 +21,8 @@ from trainkit.resuming.steering import Change, History, Plan, Position
 from trainkit.training.control import Control
 from trainkit.training.devices import move
 from trainkit.training.following import follow
-from trainkit.training.gradients import gradient_norm
 from trainkit.training.params import Params
+from trainkit.watching.gradients import GradientNorm
 
 
 class StopRun(BaseException):
@@ -43,6 +43,7 @@ class Boundary:
         ranks: those who come here together.
         history: the changes that were made, and those that are to be made again.
         plan: what it does because another run did.
+        gradients: takes the norm of the gradients, when it is asked to.
 
     Attributes:
         tracked: what a checkpoint holds, by name.
@@ -61,6 +62,7 @@ class Boundary:
         ranks: Ranks,
         history: History,
         plan: Plan,
+        gradients: GradientNorm,
     ) -> None:
         self._recorder = recorder
         self._paths = recorder.store.paths(recorder.record.job_id)
@@ -70,6 +72,7 @@ class Boundary:
         self._ranks = ranks
         self._history = history
         self._planned_ending = plan.ending
+        self._gradients = gradients
         self._kept = Kept(self._paths)
         self._saved_at: Position | None = None
         self._best_saved = recorder.record.best
@@ -94,6 +97,8 @@ class Boundary:
             return self._attend_on_the_way_back()
         while history.coming and place.position >= history.coming[0].at:
             self._apply(history.coming[0].params, planned=True)
+        if self._gradients.wanted:
+            self._gradients.take(self.tracked.values(), place.step)
         if control.pause_wanted:
             self._pause()
         if control.changes:
@@ -215,8 +220,6 @@ class Boundary:
             self._paths, content, step=place.step, epoch=place.epoch_to_tell, now=now, reason=reason
         )
         self._kept.add(info)
-        if (norm := gradient_norm(self.tracked.get("model"))) is not None:
-            recorder.look_at("gradient norm", norm, place.step)
         recorder.note(checkpoint=info, resumable=True)
         recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
         # The model file keeps up, so that anybody can ask the half-trained model.

@@ -25,9 +25,11 @@ from trainkit.resuming.steering import History, Plan
 from trainkit.training.boundary import Boundary, StopRun
 from trainkit.training.control import Control
 from trainkit.training.devices import best_device
+from trainkit.training.extent import Extent
 from trainkit.training.params import Params
 from trainkit.training.sharding import shard
 from trainkit.training.stopping import Patience
+from trainkit.watching.gradients import GradientNorm
 from trainkit.watching.loading import Stopwatch
 
 if TYPE_CHECKING:
@@ -64,10 +66,13 @@ class Run:
         self.name = recorder.record.name
         self.params = Params(params)
         self.total_steps: int | None = None
+        self._extent = Extent()
+        self._total_told = False  # by the loaders, and not by the code
         self._doubt = ""  # what a warning of a resumed attempt begins with
         self._ranks = ranks
         self.control = Control(recorder, ranks)
         self.stopwatch = Stopwatch(self.control.call)
+        self.gradients = GradientNorm(self.control.call)
         own_process = recorder.record.runner != "thread"
         own_random: tuple[str, ...] = LIBRARIES if own_process else ()
         if not own_process and recorder.record.randomness.why == OWN_IN_A_THREAD:
@@ -83,6 +88,7 @@ class Run:
             ranks=ranks,
             history=history or History([]),
             plan=plan or Plan(),
+            gradients=self.gradients,
         )
         self._patience: Patience | None = None
         if (patience := recorder.record.limits.patience) is not None and ranks.rank == 0:
@@ -128,10 +134,12 @@ class Run:
         self._place.epochs = count
         self._recorder.note(epochs=count, phase=Phase.TRAINING)
         first = self._place.begin_loop()
+        self._extent.begin_loop()
         if first is None:
             return  # what that loop did is in what is tracked
         for epoch in range(first, count):
             self._place.begin_epoch(epoch + 1)
+            self._extent.begin_epoch(count - epoch - 1)
             self.control.agreement.meet(self.step)
             if (self.control.attention or self.step >= self._place.wake_at) and self._boundary.attend():
                 return
@@ -147,6 +155,7 @@ class Run:
         # Nothing of this loop is left to be done again: a checkpoint says that the epoch after the last begins.
         # A stop that comes as late as this lets the job complete.
         self._place.begin_epoch(count + 1)
+        self._extent.begin_loop()
         if self.control.checkpoint_wanted:
             self.save_now()
         self._place.looping = False
@@ -170,11 +179,10 @@ class Run:
             if callable(set_epoch := getattr(part, "set_epoch", None)):
                 set_epoch(max(self.epoch - 1, 0))
         own = shard(loader, self._ranks)
-        length = _length(own)
-        if length and self._place.epochs:
-            self.total_steps = length * self._place.epochs
-        self._place.steps_by_log = False
         control, place = self.control, self._place
+        if place.epochs:
+            self._expect(self._extent.begin_batches(own))
+        place.steps_by_log = False
         if self._doubt and place.going_back:
             for doubt in doubts_of_loader(loader):
                 self.warn(self._doubt + doubt)
@@ -195,6 +203,12 @@ class Run:
                 return
             place.begin_step()
             yield batch
+
+    def _expect(self, ahead: int | None) -> None:
+        if ahead is not None:
+            self.total_steps, self._total_told = self._place.steps_before_epoch + ahead, True
+        elif self._total_told:
+            self.total_steps, self._total_told = None, False
 
     def _looked_at(self, loader: Iterable[Batch], phase: str) -> Iterator[Batch]:
         # No place to be cut at: the code around a validation could not come back to its middle.
@@ -446,10 +460,3 @@ class Run:
             self._recorder.note(ranks=self.control.agreement.members)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
-
-
-def _length(loader: Iterable[Any]) -> int | None:
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except TypeError:  # a generator, or a loader of an endless stream
-        return None

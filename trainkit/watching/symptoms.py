@@ -19,6 +19,8 @@ LOSS_GROWTH = 10.0
 #: that diverges grow exponentially, and pass any factor soon.
 GRADIENT_GROWTH = 100.0
 _MANY = 10
+#: What the norm is called that was not logged, but found in the run's model.
+FOUND_NORM = "gradient norm"
 #: A metric other than a loss may be undefined now and then: no positive example in the rows, nothing to validate.
 UNDEFINED_IN_A_ROW = 3
 #: A mixed-precision scaler begins with a scale that is too large, and halves it from 2**16 at every infinite
@@ -98,12 +100,17 @@ class Growth:
 
 
 class Divergence:
-    """What the logged numbers tell."""
+    """What the logged numbers tell.
+
+    Attributes:
+        hears_gradients: whether the run logs a norm of its gradients itself.
+    """
 
     def __init__(self) -> None:
         self._growth: dict[str, Growth] = {}
         self._undefined: dict[str, int] = {}
         self._told: set[str] = set()
+        self.hears_gradients = False
 
     def hear(self, step: int, numbers: Mapping[str, float], non_finite: Mapping[str, int]) -> list[Word]:
         """Judge what was logged since the last call.
@@ -116,6 +123,7 @@ class Divergence:
         words = []
         for name, value in numbers.items():
             gradient = _is_gradient_norm(name)
+            self.hears_gradients = self.hears_gradients or (gradient and name != FOUND_NORM)
             infinite = name in non_finite
             self._undefined[name] = self._undefined.get(name, 0) + 1 if infinite else 0
             patience = INFINITE_NORMS_IN_A_ROW if gradient else 1 if "loss" in name else UNDEFINED_IN_A_ROW

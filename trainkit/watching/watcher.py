@@ -16,8 +16,17 @@ from trainkit.files.record import Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.units import size
 from trainkit.watching import resources
+from trainkit.watching.gradients import GradientNorm
 from trainkit.watching.loading import Stopwatch
-from trainkit.watching.symptoms import WAITING, Divergence, Word, disk_is_short, is_starved, memory_is_short
+from trainkit.watching.symptoms import (
+    FOUND_NORM,
+    WAITING,
+    Divergence,
+    Word,
+    disk_is_short,
+    is_starved,
+    memory_is_short,
+)
 
 #: How often the disk and the memory are looked at.
 RESOURCES_EVERY_S = 5.0
@@ -37,6 +46,7 @@ class Watcher:
     Args:
         recorder: writes the words down, and knows the job.
         stopwatch: times some of the loop's batches.
+        gradients: takes the norm of the gradients now and then.
         free_bytes: tells what is free on the disk of a folder.
         memory: tells what is left of the memory.
         thread_times: tells how threads of this process have spent their time.
@@ -46,6 +56,7 @@ class Watcher:
         self,
         recorder: Recorder,
         stopwatch: Stopwatch,
+        gradients: GradientNorm,
         *,
         free_bytes: Callable[[Path], int] = resources.free_bytes,
         memory: Callable[[], resources.Memory] = resources.memory,
@@ -56,6 +67,7 @@ class Watcher:
         self._paths = recorder.store.paths(recorder.record.job_id)
         self._divergence = Divergence()
         self._stopwatch = stopwatch
+        self._gradients, self._gradients_at = gradients, 0.0
         self._feed_at: float | None = None
         self._waited = 0
         self._over_at: dict[str, float] = {}
@@ -86,6 +98,7 @@ class Watcher:
             self._resources_at = now + RESOURCES_EVERY_S
             self._say([*self._disk(), *self._memory_left()])
         self._say(self._feeding(now))
+        self._look_at_gradients(now)
         if self._threads:
             self._say(self._starved(now, late_s))
 
@@ -159,6 +172,15 @@ class Watcher:
             )
         elif self._waited == 0 and self._recorder.warns_of("data"):
             yield Word("data", f"the loop waits for its data for {100 * share:.0f} % of its time only", over=True)
+
+    def _look_at_gradients(self, now: float) -> None:
+        if (found := self._gradients.collect()) is not None:
+            step, norm = found
+            self.hear(step, {FOUND_NORM: norm}, {} if math.isfinite(norm) else {FOUND_NORM: step})
+            self._gradients_at = now + self._gradients.pause_s
+        if now >= self._gradients_at and not self._divergence.hears_gradients:
+            self._gradients_at = now + self._gradients.pause_s
+            self._gradients.begin()
 
     def _starved(self, now: float, late_s: float) -> Iterable[Word]:
         self._late_s += late_s
