@@ -26,8 +26,9 @@ from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
 from trainkit.panels.controls import Controls
 from trainkit.panels.happened import Happened
+from trainkit.panels.lines import Floats
 from trainkit.panels.printed import Printed
-from trainkit.panels.series import Floats, History, thinned
+from trainkit.panels.series import History, thinned
 
 Message = tuple[dict[str, Any], list[bytes]]
 

@@ -10,30 +10,24 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from tsdownsample import MinMaxLTTBDownsampler
 
-from trainkit.files.metrics import RESERVED
-
-Floats = NDArray[np.float64]
+from trainkit.panels.lines import Floats, Lines
 
 #: Bytes that are decoded at once: enough for speed, little enough to let other threads run in between.
 CHUNK_BYTES = 1 << 20
 #: A metric beyond so many points is thinned by half, so that no stream is too long for memory: these take 16 MB.
 MOST_POINTS = 1_000_000
 #: A stream beyond this size is sampled first, at so many places, and read by the way, for so long at a call.
-SAMPLED_FROM_BYTES = 64 << 20
+SAMPLED_FROM_BYTES = 16 << 20
 SAMPLES = 2000
 CATCH_UP_S = 0.05
 _SAMPLE_BYTES = 4096
-_NOT_METRICS = frozenset({*RESERVED, "epoch"})
-_decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class Points:
@@ -119,6 +113,7 @@ class History:
         self.metrics: dict[str, Points] = {}
         self.generation = 0
         self.begins: dict[int, float] = {}
+        self._lines = Lines()
         self._offset = 0
         self._attempt = 0
         self._behind: History | None = None
@@ -152,7 +147,7 @@ class History:
                 break
             self._offset += end
             file.seek(self._offset)
-            self._take(_decoded(data[:end]))
+            self._take(data[:end])
             found = True
         return found
 
@@ -165,7 +160,7 @@ class History:
             data = file.read(_SAMPLE_BYTES)
             first = data.find(b"\n") + 1 if place else 0
             parts.append(data[first : data.rfind(b"\n") + 1])
-        self._take(_decoded(b"".join(parts)))
+        self._take(b"".join(parts))
         file.seek(tail)
         self._offset = tail + file.read(CHUNK_BYTES).find(b"\n") + 1
         self._behind = History(self.path)
@@ -186,17 +181,20 @@ class History:
         self._offset, self._attempt = other._offset, other._attempt
         self.generation += 1
 
-    def _take(self, rows: list[dict[str, Any]]) -> None:
-        first = 0
-        for index, row in enumerate(rows):
-            attempt = row.get("attempt", 1)
+    def _take(self, data: bytes) -> None:
+        table = self._lines.table(data)
+        attempts = table.attempts
+        bounds = [0, *(np.flatnonzero(np.diff(attempts)) + 1).tolist(), len(attempts)]
+        for first, last in pairwise(bounds):
+            if first == last:
+                continue  # not one line could be read
+            attempt = int(attempts[first])
             if attempt != self._attempt:
-                self._append(rows[first:index])
-                first = index
                 if self._attempt:
-                    self._begin_again(attempt, row.get("step", 0))
+                    self._begin_again(attempt, float(table.steps[first]))
                 self._attempt = attempt
-        self._append(rows[first:])
+            for name, x, y in table.metrics(first, last):
+                self._append(name, x, y)
 
     def _begin_again(self, attempt: int, step: float) -> None:
         self.begins[attempt] = step
@@ -204,21 +202,14 @@ class History:
             points.cut(step)
         self.generation += 1
 
-    def _append(self, rows: list[dict[str, Any]]) -> None:
-        names = dict.fromkeys(name for row in rows for name in row)
-        for name in names:
-            if name in _NOT_METRICS:
-                continue
-            having = [row for row in rows if name in row]
-            x = _floats(row.get("step", 0) for row in having)
-            y = _floats(row[name] for row in having)
-            points = self.metrics.setdefault(name, Points())
-            in_order = points.extend(x, y)
-            while points.count > MOST_POINTS:
-                points.thin()
-                in_order = False
-            if not in_order:
-                self.generation += 1
+    def _append(self, name: str, x: Floats, y: Floats) -> None:
+        points = self.metrics.setdefault(name, Points())
+        in_order = points.extend(x, y)
+        while points.count > MOST_POINTS:
+            points.thin()
+            in_order = False
+        if not in_order:
+            self.generation += 1
 
 
 def thinned(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
@@ -234,31 +225,3 @@ def thinned(x: Floats, y: Floats, count: int) -> tuple[Floats, Floats]:
     downsampler: Any = MinMaxLTTBDownsampler
     chosen = downsampler().downsample(np.ascontiguousarray(x), np.ascontiguousarray(y), n_out=count)
     return x[chosen], y[chosen]
-
-
-def _decoded(data: bytes) -> list[dict[str, Any]]:
-    try:
-        return _decoder.decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        rows = []  # a line torn by a kill is among them: one by one
-        for line in data.splitlines():
-            try:
-                rows.append(_decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
-        return rows
-
-
-def _floats(values: Iterable[Any]) -> Floats:
-    taken = list(values)
-    try:
-        return np.array(taken, dtype=np.float64)  # also reads "NaN" and "Infinity"
-    except (TypeError, ValueError):
-        return np.array([_float(value) for value in taken], dtype=np.float64)
-
-
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
