@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import count, has_doubtful_numbers, in_parallel, is_plain
+from trainkit.tabular.grammar import contains, count, has_doubtful_numbers, in_parallel, is_plain
 
 QUOTE, LF, CR = 34, 10, 13
 CHUNK = 1 << 20
@@ -145,7 +145,7 @@ class _Delimited:
 
     @cached_property
     def _has_tiny_literals(self) -> bool:
-        return cells.TINY.search(self.data) is not None
+        return contains(pa.py_buffer(self.data), cells.TINY)
 
     def _meaning(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
         nothing, words = pa.scalar(None, pa.string()), pa.array(self.missing, pa.string())

@@ -55,7 +55,15 @@ def has_doubtful_numbers(text: pa.Buffer, delimiter: str) -> bool:
     >>> has_doubtful_numbers(pa.py_buffer(b"a\n0.7\n"), ","), has_doubtful_numbers(pa.py_buffer(b"a\n-07\n"), ",")
     (False, True)
     """
-    pattern = rf'(?:\A|[{re.escape(delimiter)}"\r\n \t])(?:-?0[0-9xX]|\+)'
+    return contains(text, rf'(?:\A|[{re.escape(delimiter)}"\r\n \t])(?:-?0[0-9xX]|\+)')
+
+
+def contains(text: pa.Buffer, pattern: str) -> bool:
+    r"""Tell whether some line of a text has a match of a regular expression.
+
+    >>> contains(pa.py_buffer(b"a\n1e-400\n"), "[eE]-[0-9]{3}"), contains(pa.py_buffer(b"a\n1\n"), "[eE]-")
+    (True, False)
+    """
     return any(in_parallel(lambda block: _matches(block, pattern), blocks(text)))
 
 

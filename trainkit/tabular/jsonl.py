@@ -19,7 +19,7 @@ import pyarrow.json
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import blocks, count, in_parallel
+from trainkit.tabular.grammar import blocks, contains, count, in_parallel
 
 #: Arrow parses recursively: some hundred thousand brackets, one within the other, end the process.
 DEEP = 10_000
@@ -57,7 +57,7 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
     nested = any(pa.types.is_nested(field.type) for field in table.schema)
     if table.num_rows != lines or table.num_columns == 0 or nested or any(map(cells.is_inexact, table.columns)):
         return _line_by_line(bytes(data), file, missing)
-    if any(map(_has_zeros, table.columns)) and cells.TINY.search(data):
+    if any(map(_has_zeros, table.columns)) and contains(pa.py_buffer(data), cells.TINY):
         return _line_by_line(bytes(data), file, missing)
     if not all(name.strip() for name in table.column_names):
         return _line_by_line(bytes(data), file, missing)
