@@ -29,7 +29,6 @@ BOOLEAN = r"^(True|true|False|false)$"
 CLOCK = r"[ T][0-9]{2}(:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?)?(Z|[-+][0-9]{2}(:?[0-9]{2})?)?"
 DATE = rf"^[ \t]*[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}({CLOCK})?[ \t]*$"
 SOME = 1000  # values that are looked at before all of them are
-TINY = "[eE]-[0-9]{3}|0{200}"  # a text without it holds no number that a float takes for 0
 FLOAT_EXACT = 2.0**53  # above this, two neighbouring integers share one float
 
 

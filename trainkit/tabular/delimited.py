@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import contains, count, has_doubtful_numbers, in_parallel, is_plain
+from trainkit.tabular.grammar import count, has_doubtful_numbers, has_tiny_numbers, in_parallel, is_plain
 
 QUOTE, LF, CR = 34, 10, 13
 CHUNK = 1 << 20
@@ -66,7 +66,7 @@ class _Delimited:
         self.stop = len(data)  # where the last row ends, before its newline
         while self.stop and data[self.stop - 1] in (LF, CR):
             self.stop -= 1
-        self.quoted = quoting and count(data, QUOTE) > 0
+        self.quoted = quoting and count(data, b'"') > 0
         self.names: list[str] = []
         self.multiline = True  # whether a field may hold newlines
 
@@ -145,7 +145,7 @@ class _Delimited:
 
     @cached_property
     def _has_tiny_literals(self) -> bool:
-        return contains(pa.py_buffer(self.data), cells.TINY)
+        return has_tiny_numbers(pa.py_buffer(self.data))
 
     def _meaning(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
         nothing, words = pa.scalar(None, pa.string()), pa.array(self.missing, pa.string())

@@ -19,7 +19,7 @@ import pyarrow.json
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import blocks, contains, count, in_parallel
+from trainkit.tabular.grammar import LF, blocks, count, has_tiny_numbers, in_parallel
 
 #: Arrow parses recursively: some hundred thousand brackets, one within the other, end the process.
 DEEP = 10_000
@@ -46,7 +46,7 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
     while end and data[end - 1] in b"\r\n \t":
         end -= 1
     data = data[:end]
-    lines = count(data, ord("\n")) + 1
+    lines = count(data, b"\n") + 1
     _refuse_scattered_keys(data, lines, file)
     if _may_be_deep(data, lines):
         return _line_by_line(bytes(data), file, missing)
@@ -55,17 +55,15 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
     except pa.ArrowInvalid:
         return _line_by_line(bytes(data), file, missing)
     nested = any(pa.types.is_nested(field.type) for field in table.schema)
-    if table.num_rows != lines or table.num_columns == 0 or nested or any(map(cells.is_inexact, table.columns)):
+    nameless = not all(name.strip() for name in table.column_names)
+    if table.num_rows != lines or table.num_columns == 0 or nested or nameless:
         return _line_by_line(bytes(data), file, missing)
-    if any(map(_has_zeros, table.columns)) and contains(pa.py_buffer(data), cells.TINY):
+    if any(in_parallel(cells.is_inexact, table.columns)):
         return _line_by_line(bytes(data), file, missing)
-    if not all(name.strip() for name in table.column_names):
+    if any(in_parallel(_has_zeros, table.columns)) and has_tiny_numbers(pa.py_buffer(data)):
         return _line_by_line(bytes(data), file, missing)
-    for position, name in enumerate(table.column_names):
-        column = table.column(position)
-        if pa.types.is_string(column.type):
-            table = table.set_column(position, name, _dates(_without(column, missing)))
-    return table
+    meanings = in_parallel(lambda column: _meaning(column, missing), table.columns)
+    return pa.table(dict(zip(table.column_names, meanings, strict=True)))
 
 
 def _arrow(data: memoryview) -> pa.Table:
@@ -77,36 +75,48 @@ def _arrow(data: memoryview) -> pa.Table:
     Raises:
         pa.ArrowInvalid: malformed, not one object per line, or kinds that mix.
     """
-    parts = [part.to_pybytes() for part in blocks(pa.py_buffer(data))]
-    tables = in_parallel(lambda part: _arrow_part(part, pa.schema({})), parts)
-    kinds: dict[str, pa.DataType] = {}
+    text = pa.py_buffer(data)
+    head = text.slice(0, bytes(data[:PROBE_BYTES]).rfind(b"\n") + 1)
+    first = _arrow_part(head, pa.schema({})).schema if head.size else pa.schema({})
+    kinds = {field.name: pa.null() for field in first}  # in the order of the file
+    # What is text in the first lines is not taken for dates anywhere: such a part would have to be parsed again.
+    texts = pa.schema({field.name: pa.string() for field in first if _is_text(field.type)})
+    parts = list(blocks(text))
+    tables = in_parallel(lambda part: _arrow_part(part, texts), parts)
     for table in tables:
         for field in table.schema:
             kinds[field.name] = _common(kinds.get(field.name, pa.null()), field.type)
     schema = pa.schema(kinds)
 
-    def with_all_columns(pair: tuple[bytes, pa.Table]) -> pa.Table:
-        return pair[1] if pair[1].schema == schema else _arrow_part(pair[0], schema)
+    def with_all_columns(pair: tuple[pa.Buffer, pa.Table]) -> pa.Table:
+        part, table = pair
+        same = set(table.schema) == set(schema)
+        return (table if same else _arrow_part(part, schema)).select(schema.names)
 
     return pa.concat_tables(in_parallel(with_all_columns, zip(parts, tables, strict=True)))
 
 
-def _arrow_part(part: bytes, schema: pa.Schema) -> pa.Table:
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_temporal(kind) or pa.types.is_string(kind))
+
+
+def _arrow_part(part: pa.Buffer, schema: pa.Schema) -> pa.Table:
     table = pyarrow.json.read_json(
         pa.BufferReader(part),
-        read_options=pyarrow.json.ReadOptions(block_size=min(len(part) + 1, 2**31 - 1), use_threads=False),
+        read_options=pyarrow.json.ReadOptions(block_size=min(part.size + 1, 2**31 - 1), use_threads=False),
         parse_options=pyarrow.json.ParseOptions(explicit_schema=schema),
     )
-    lines = part.count(b"\n") + (not part.endswith(b"\n"))
-    begun = part.count(b"\n{") + part.startswith(b"{")
+    text = memoryview(part)
+    lines = count(text, b"\n") + (text[-1] != LF)
+    begun = count(text, b"\n{") + (text[0] == ord("{"))
     # As many flat objects as lines, and a brace at the beginning of each: one object per line.
-    if not table.num_rows == lines == (begun if begun == lines else len(LINE_START.findall(part))):
+    if not table.num_rows == lines == (begun if begun == lines else len(LINE_START.findall(text))):
         raise pa.ArrowInvalid("not one object per line")
     return table
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    one, other = (pa.string() if pa.types.is_temporal(each) else each for each in (one, other))
+    one, other = (pa.string() if _is_text(each) else each for each in (one, other))
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
@@ -118,7 +128,7 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
 
 def _may_be_deep(data: memoryview, lines: int) -> bool:
     """Whether a line has so many brackets that Arrow, which parses recursively, could run out of stack."""
-    if count(data, ord("[")) + count(data, ord("{")) - lines <= DEEP:
+    if count(data, b"[") + count(data, b"{") - lines <= DEEP:
         return False
     return any(line.count(b"[") + line.count(b"{") > DEEP for line in bytes(data).split(b"\n"))
 
@@ -141,11 +151,11 @@ def _has_zeros(column: pa.ChunkedArray) -> bool:
     return pa.types.is_floating(column.type) and bool(pc.any(pc.equal(column, 0.0)).as_py())
 
 
-def _without(texts: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.ChunkedArray:
-    if not missing:
-        return texts
-    there = pc.is_in(texts, value_set=pa.array(missing, pa.string()))
-    return pc.if_else(there, pa.scalar(None, pa.string()), texts)
+def _meaning(column: pa.ChunkedArray, missing: tuple[str, ...]) -> pa.ChunkedArray:
+    if not pa.types.is_string(column.type):
+        return column
+    there = pc.is_in(column, value_set=pa.array(missing, pa.string()))
+    return _dates(pc.if_else(there, pa.scalar(None, pa.string()), column) if missing else column)
 
 
 def _dates(texts: pa.ChunkedArray) -> pa.ChunkedArray:
