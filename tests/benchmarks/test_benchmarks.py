@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FOLDER = Path(__file__).parent
 _PRINTS = """
 import json, sys
@@ -35,6 +37,7 @@ def test_the_table_tells_goals_that_are_missed_and_peers_that_are_absent() -> No
     assert json.loads(reached) == [False, True]
 
 
+@pytest.mark.extended
 def test_one_command_measures_and_writes_json(tmp_path: Path) -> None:
     """The command runs a module, in interpreters of their own, and writes what it printed as JSON."""
     target = tmp_path / "figures.json"

@@ -18,7 +18,7 @@ from .seeing import FIT, newest, pixels, runs, state, step, stop_takes_s, until
 
 Opened = Callable[..., Notebook]
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
 
 def test_watching_a_job_to_its_end(notebook: Opened) -> None:
@@ -298,7 +298,7 @@ def test_a_slider_changes_the_job(notebook: Opened) -> None:
     expect(nb.output(1)).to_contain_text(f"step {changed['step']}: lr 0.001 → 0.0016", timeout=30_000)
 
 
-@pytest.mark.parametrize("granted", [pytest.param(True, marks=pytest.mark.long), False])
+@pytest.mark.parametrize("granted", [pytest.param(True, marks=pytest.mark.extended), False])
 def test_the_bell(notebook: Opened, granted: bool) -> None:
     """Who asked is told when the job ends: by the browser where it may, else in the page and its title."""
     nb = notebook([FIT, "job = tk.submit(fit)\njob"])

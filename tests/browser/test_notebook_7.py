@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from .lab import Lab, Notebook
 from .seeing import FIT, runs, state, step, stop_takes_s, until
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.extended, pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,9 @@ def test_it_holds_no_file_of_any_job(root: Path) -> None:
     job.wait(10)
 
 
-@pytest.mark.parametrize("change", ["environment", "folder", "path"])
+@pytest.mark.parametrize(
+    "change", ["environment", *(pytest.param(each, marks=pytest.mark.extended) for each in ("folder", "path"))]
+)
 def test_it_is_not_used_where_a_fresh_process_would_differ(
     root: Path, change: str, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
@@ -129,7 +131,10 @@ def test_it_is_not_used_where_a_fresh_process_would_differ(
     eventually(lambda: gone(made))
 
 
-@pytest.mark.parametrize("victim", ["supervisor", "worker", "stopped supervisor"])
+@pytest.mark.parametrize(
+    "victim",
+    ["worker", *(pytest.param(each, marks=pytest.mark.extended) for each in ("supervisor", "stopped supervisor"))],
+)
 def test_a_spare_that_has_died_is_no_loss(root: Path, victim: str, eventually: Eventually) -> None:
     """The job runs in another process, and what is left of the spare ends too."""
     made = make()

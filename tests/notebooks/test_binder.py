@@ -73,7 +73,8 @@ def binder_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return python
 
 
-@pytest.mark.long
+@pytest.mark.extended
+@pytest.mark.xdist_group("binder")
 @pytest.mark.timeout(900)
 def test_what_is_installed_is_what_is_pinned(binder_python: str) -> None:
     """Nothing came along that constraints.txt does not name."""
@@ -87,7 +88,8 @@ def test_what_is_installed_is_what_is_pinned(binder_python: str) -> None:
     ).items()
 
 
-@pytest.mark.long
+@pytest.mark.extended
+@pytest.mark.xdist_group("binder")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(path.name for path in NOTEBOOKS.glob("*.ipynb")))
 def test_the_notebooks_run_on_binder(name: str, binder_python: str, tmp_path: Path) -> None:

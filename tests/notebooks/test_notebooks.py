@@ -67,6 +67,7 @@ def test_a_job_that_fails_fails_its_notebook(tmp_path: Path) -> None:
     assert "the data is bad" in report.text
 
 
+@pytest.mark.extended
 def test_an_output_that_is_not_true_fails_its_notebook(tmp_path: Path) -> None:
     """The comparison is strict: a stored state that the job does not reach is found."""
     cell = new_code_cell(

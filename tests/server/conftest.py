@@ -148,7 +148,7 @@ def start(arguments: list[str], url: str, folder: Path, root: Path, environment:
     with open(log, "wb") as output:
         process = subprocess.Popen(arguments, stdout=output, stderr=output, env=environment, cwd=root)
     server = RunningServer(process, url, root, environment, log)
-    give_up_at = time.monotonic() + 60
+    give_up_at = time.monotonic() + 100
     while True:
         try:
             if server.request("GET", "health", token=None).status == 200:

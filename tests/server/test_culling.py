@@ -77,6 +77,7 @@ def tried(server: RunningServer, cell: str) -> str:
     return kernel_id
 
 
+@pytest.mark.extended
 def test_a_kernel_whose_job_runs_is_not_culled(culling_server: RunningServer, eventually: Eventually) -> None:
     """It outlives an idle kernel, and one whose job tells nobody; it goes when its job is over."""
     server = culling_server

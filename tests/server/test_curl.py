@@ -27,7 +27,7 @@ def alone(folder: Path) -> RunningServer:
     return serve(folder, base_url="/team/blue/")
 
 
-@pytest.mark.parametrize("start", [in_lab, alone])
+@pytest.mark.parametrize("start", [pytest.param(in_lab, marks=pytest.mark.extended), alone])
 def test_the_life_of_a_job(tmp_path: Path, start: Callable[[Path], RunningServer]) -> None:
     """From health to delete; the script ends at the first answer that is not as expected."""
     assert shutil.which("curl"), "curl is needed"

@@ -90,6 +90,7 @@ def small_server(tmp_path: Path) -> Iterator[RunningServer]:
     end(server)
 
 
+@pytest.mark.extended
 def test_a_burst_of_a_thousand_leaves_three_jobs(small_server: RunningServer) -> None:
     """The limit holds exactly, the rest is told to come later, every id that was given is there, and health
     and a stop are answered meanwhile."""

@@ -86,7 +86,7 @@ def test_the_index_reads_again_what_was_replaced(root: Path) -> None:
     assert index.of(roots, store)[0][2:] == ("j0", Status.STOPPED)
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_ten_thousand_jobs_are_listed_quickly(root: Path) -> None:
     """The first list reads every record, the next ones only look at them."""
     make_jobs(root / "sub", 10_000)

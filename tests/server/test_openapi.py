@@ -104,6 +104,7 @@ def run_schemathesis(server: RunningServer, examples: int) -> None:
     assert {path.name for path in server.root.parent.iterdir()} == outside, "nothing was made outside"
 
 
+@pytest.mark.extended
 def test_schemathesis_finds_nothing(full_server: RunningServer) -> None:
     """No 5xx, no answer that is not described, whatever is sent."""
     run_schemathesis(full_server, examples=15)
