@@ -420,7 +420,8 @@ def test_a_form_from_a_signature(root: Path, page: Any) -> None:
     page(panel)
     content = panel.opening["content"]
     fields = {field["name"]: field for field in content["fields"]}
-    assert list(fields) == ["hidden", "lr", "act", "optimizer", "amp", "sizes", "epochs"]
+    own = ["hidden", "lr", "act", "optimizer", "amp", "sizes", "epochs"]
+    assert list(fields) == [*own, "max_time", "patience"]
     hidden = fields["hidden"]
     assert (hidden["kind"], hidden["required"], hidden["minimum"], hidden["maximum"]) == ("int", True, 1, 512)
     assert hidden["about"] == "width of the hidden layer"
@@ -434,10 +435,12 @@ def test_a_launcher_becomes_the_monitor(root: Path, page: Any, eventually: Event
     """What was filled in reaches the function with its types; the panel then shows the job."""
     seen = page(tk.launcher(fit))
     values = {"hidden": "64", "lr": "1e-2", "act": "gelu", "optimizer": "SGD", "amp": "true", "sizes": "[1, 2]"}
+    values |= {"max_time": "2h", "patience": "5"}
     seen.say(type="start", values=values, runner="thread", name="mine")
     job = tk.attach(seen.hears("started")["job_id"])
     assert job.result(10) == "64 0.01 gelu SGD True [1, 2]"
     assert job.name == "mine"
+    assert (job.record.limits.max_time_s, job.record.limits.patience) == (7200, 5)
     assert seen.hears("full")["card"]["job_id"] == job.id
     eventually(lambda: seen.panel._closed)
     assert "text/html" in seen.panel._stored
@@ -453,6 +456,8 @@ def test_a_launcher_becomes_the_monitor(root: Path, page: Any, eventually: Event
         ("act", "tanh", "one of relu, gelu"),
         ("amp", "perhaps", "true or false"),
         ("sizes", "__import__('os')", "Python literal"),
+        ("max_time", "soon", "such as '90s'"),
+        ("patience", "0", "a whole number at least 1"),
     ],
 )
 def test_wrong_input_is_refused_kindly(root: Path, page: Any, name: str, text: str, told: str) -> None:
@@ -467,6 +472,21 @@ def test_wrong_input_is_refused_kindly(root: Path, page: Any, name: str, text: s
     seen.say(type="start", values={"hidden": "64"}, runner="no such runner")
     seen._eventually(lambda: [each for each in seen.of("refused") if "no such runner" in each["message"]])
     assert tk.jobs() == []
+
+
+def test_what_a_function_takes_itself_is_asked_once(root: Path, page: Any) -> None:
+    """As in submit, a parameter that is named like an option of the job is the function's."""
+
+    def fit(run: Any, patience: int = 3) -> int:
+        return patience
+
+    seen = page(tk.launcher(fit))
+    names = [field["name"] for field in seen.panel.opening["content"]["fields"]]
+    assert names == ["patience", "max_time"]
+    seen.say(type="start", values={"patience": "8"}, runner="thread")
+    job = tk.attach(seen.hears("started")["job_id"])
+    assert job.result(10) == 8
+    assert job.record.limits.patience is None
 
 
 PENGUINS = "species,mass,flipper\n" + "".join(f"{'ab'[n % 2]},{3000 + n},{180 + n % 7}\n" for n in range(40))
@@ -501,13 +521,15 @@ def test_a_table_is_previewed_checked_and_trained_on(root: Path, page: Any, even
     assert seen.hears("problems", number=3)["refused"]
     seen.say(
         type="start",
-        values={"target": "species", "epochs": "2"},
+        values={"target": "species", "epochs": "2", "patience": "7", "max_time": "30min", "device": ""},
         path="data/penguins.csv",
         runner="thread",
         name="",
     )
     job = tk.attach(seen.hears("started")["job_id"])
     assert job.name == "penguins"
+    assert (job.record.limits.max_time_s, job.record.limits.patience) == (1800, None), "a table has its own"
+    assert job.record.params["patience"] == 7
     assert job.wait(60) is Status.COMPLETED
 
 

@@ -11,12 +11,13 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from trainkit.errors import OptionError
+from trainkit.files.units import seconds
 from trainkit.tabular.options import TrainOptions, check_options
 
 Kind = Literal["int", "float", "bool", "text", "choice", "python"]
@@ -27,17 +28,19 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: of the parameter.
+        label: what it is called in the form; without it the name.
         kind: how it is asked for; ``python`` takes a literal such as ``[64, 64]``.
         default: as text; empty where there is none.
         required: whether it must be filled in.
         minimum, maximum: inclusive, for numbers.
         choices: as text, for ``choice``.
         about: one line for the reader.
-        group: ``main``, or ``more`` for what few people change.
+        group: ``main``; ``more`` for what few people change; ``job`` for what is not the training's own.
     """
 
     name: str
     kind: Kind
+    label: str = ""
     default: str = ""
     required: bool = False
     minimum: float | None = None
@@ -180,13 +183,78 @@ class TableForm:
 
     def problems(self, texts: Mapping[str, Any]) -> dict[str, str]:
         """Return what is wrong, by field."""
-        found = {}
-        for name, text in texts.items():
-            try:
-                self.values({name: text})
-            except OptionError as error:
-                found[name] = str(error)
+        return _problems(self.values, texts)
+
+
+class LimitsForm:
+    """When a job should end by itself: the options of :func:`~trainkit.submit` that go with every function.
+
+    Args:
+        without: names that the training takes itself, as ``submit`` gives them to it then.
+
+    >>> form = LimitsForm(without={"patience"})
+    >>> form.values({"max_time": "2h", "patience": "5"})
+    {'max_time': '2h'}
+    >>> form.problems({"max_time": "soon"})["max_time"]
+    "max_time='soon': expected seconds above 0, or such as '90s', '30min', '1h 30min'"
+    """
+
+    def __init__(self, without: Container[str] = ()) -> None:
+        fields = (
+            Field(
+                name="max_time",
+                label="Longest time",
+                kind="text",
+                placeholder="no limit",
+                about="Such as 30min or 2h; then it finishes with what it has",
+                group="job",
+            ),
+            Field(
+                name="patience",
+                label="Patience",
+                kind="int",
+                placeholder="no limit",
+                minimum=1,
+                about="End after so many epochs without a better value",
+                group="job",
+            ),
+        )
+        self.fields = [field for field in fields if field.name not in without]
+
+    def values(self, texts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that were filled in.
+
+        Raises:
+            OptionError: the first that is wrong, by name.
+        """
+        found: dict[str, Any] = {}
+        for field in self.fields:
+            text = str(texts.get(field.name, "")).strip()
+            if text == "":
+                continue
+            if field.name == "max_time":
+                seconds(text, name=field.name)
+                found[field.name] = text
+            elif text.isdecimal() and int(text) > 0:
+                found[field.name] = int(text)
+            else:
+                raise OptionError(f"{field.name}={text!r}: expected {_expected(field)}")
         return found
+
+    def problems(self, texts: Mapping[str, Any]) -> dict[str, str]:
+        """Return what is wrong, by field."""
+        return _problems(self.values, texts)
+
+
+def _problems(values: Callable[[Mapping[str, Any]], object], texts: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is wrong with each text alone, by field."""
+    found = {}
+    for name, text in texts.items():
+        try:
+            values({name: text})
+        except OptionError as error:
+            found[name] = str(error)
+    return found
 
 
 def _option_field(name: str, schema: dict[str, Any]) -> Field:

@@ -17,7 +17,7 @@ from trainkit.api.launching import submit, train
 from trainkit.errors import OptionError, TrainkitError
 from trainkit.files.store import Store
 from trainkit.panels.feed import JobFeed, Message
-from trainkit.panels.forms import FunctionForm, TableForm
+from trainkit.panels.forms import FunctionForm, LimitsForm, TableForm
 from trainkit.panels.monitor import answer, settle
 from trainkit.panels.panel import Panel, opening, told
 from trainkit.panels.tables import preview, tables
@@ -46,6 +46,8 @@ class Launcher(Panel):
     def __init__(self, store: Store, function: Callable[..., Any] | None = None) -> None:
         self.function = function
         self.form: FunctionForm | TableForm = FunctionForm(function) if function is not None else TableForm()
+        # What the training takes itself under such a name is its own: a table has its own patience.
+        self.limits = LimitsForm(without={field.name for field in self.form.fields})
         self.job: Job | None = None
         self._feed: JobFeed | None = None
         self._outbox: deque[Message] = deque()
@@ -58,7 +60,7 @@ class Launcher(Panel):
         """Return the form, or the whole job once there is one."""
         if self._feed is not None and self.job is not None:
             return self._feed.full()
-        fields = msgspec.to_builtins(self.form.fields)
+        fields = msgspec.to_builtins([*self.form.fields, *self.limits.fields])
         return {
             "type": "form",
             "of": "function" if self.function is not None else "table",
@@ -105,7 +107,7 @@ class Launcher(Panel):
             if self.function is None:
                 self._beside(self._check_table, texts, message.get("number", 0))
                 return None
-            return {"type": "problems", "problems": self.form.problems(texts)}, []
+            return {"type": "problems", "problems": self._problems(texts)}, []
         elif kind == "start" and not self._starting:
             self._starting = True
             self._beside(self._begin_job, message, texts)
@@ -152,7 +154,7 @@ class Launcher(Panel):
 
     def _check_table(self, texts: dict[str, Any], number: int) -> Message:
         """Say what training would do with the table and the options as they are, or what stands against it."""
-        problems = self.form.problems(texts)
+        problems = self._problems(texts)
         answer: dict[str, Any] = {"type": "problems", "problems": problems, "number": number}
         if self._table is not None and not problems:
             path, frame = self._table
@@ -165,8 +167,11 @@ class Launcher(Panel):
                 answer["plan"] = {"summary": plan.summary, "warnings": plan.warnings, "chosen": chosen}
         return answer, []
 
+    def _problems(self, texts: dict[str, Any]) -> dict[str, str]:
+        return self.form.problems(texts) | self.limits.problems(texts)
+
     def _begin_job(self, message: dict[str, Any], texts: dict[str, Any]) -> Message:
-        values = self.form.values(texts)
+        values = {**self.form.values(texts), **self.limits.values(texts)}
         runner = str(message.get("runner", "thread"))
         name = str(message.get("name") or "").strip() or None
         if self.function is not None:

@@ -34,7 +34,8 @@ class LauncherView {
     const table = content.of === "table";
     this.note = h("div.tk-note.tk-warning", { role: "alert", hidden: true });
     const main = content.fields.filter((field) => field.group === "main");
-    const more = content.fields.filter((field) => field.group !== "main");
+    const more = content.fields.filter((field) => field.group === "more");
+    const ofJob = content.fields.filter((field) => field.group === "job");
     this.start = h("button.tk-button.tk-primary", { type: "submit" }, "Start training");
     this.name = h("input.tk-input", { type: "text", placeholder: table ? "the table's name" : content.title, autocomplete: "off", id: newId("name") });
     this.runner = h("select.tk-input", { id: newId("runner") }, content.runners.map((name) => h("option", { value: name }, name)));
@@ -58,7 +59,8 @@ class LauncherView {
     more.length ? h("details.tk-more", {}, h("summary", {}, "More options"), h("div.tk-fields", {}, more.map((field) => this.field(field)))) : null,
     h("div.tk-fields.tk-where-to", {},
       h("div.tk-field", {}, h("label", { for: this.runner.id }, "Run in"), this.runner, this.runnerAbout),
-      h("div.tk-field", {}, h("label", { for: this.name.id }, "Name"), this.name, h("p.tk-about", {}, "What the job is called; may be left empty"))),
+      h("div.tk-field", {}, h("label", { for: this.name.id }, "Name"), this.name, h("p.tk-about", {}, "What the job is called; may be left empty")),
+      ofJob.map((field) => this.field(field))),
     this.plan, this.note,
     h("footer.tk-foot", {}, this.start, this.status));
     this.body = form;
@@ -103,7 +105,7 @@ class LauncherView {
     }
     input.setAttribute("aria-describedby", `${id}-about ${id}-problem`);
     if (field.required) input.setAttribute("aria-required", "true");
-    const box = h(`div.tk-field.tk-field-${field.kind}`, {}, h("label", { for: id }, field.name, field.required ? h("span.tk-needed", {}, " needed") : null), input, problem, about);
+    const box = h(`div.tk-field.tk-field-${field.kind}`, {}, h("label", { for: id }, field.label || field.name, field.required ? h("span.tk-needed", {}, " needed") : null), input, problem, about);
     this.inputs.set(field.name, { field, input, problem, about, touched: false });
     input.addEventListener("input", () => { this.inputs.get(field.name).touched = true; });
     return box;
