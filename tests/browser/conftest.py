@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from .lab import CHROMIUM, CHROMIUM_ARGUMENTS, Lab, Notebook
+from .lab import CHROMIUM, CHROMIUM_ARGUMENTS, SHARED_KERNEL, Lab, Notebook
 
 
 @pytest.fixture(scope="session")
@@ -52,33 +52,44 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def context_of(chromium: Browser) -> Callable[[Lab], BrowserContext]:
+    """The browser's memory of a server: what a page has loaded is not loaded again by the next."""
+    found: dict[str, BrowserContext] = {}
+
+    def context(lab: Lab) -> BrowserContext:
+        if lab.url not in found:
+            found[lab.url] = chromium.new_context(viewport={"width": 1150, "height": 950})
+        return found[lab.url]
+
+    return context
+
+
 @pytest.fixture
 def notebook(
-    chromium: Browser, request: pytest.FixtureRequest, tmp_path: Path
+    context_of: Callable[[Lab], BrowserContext], request: pytest.FixtureRequest, tmp_path: Path
 ) -> Iterator[Callable[..., Notebook]]:
-    """Open a notebook of code cells; its kernels end with the test; an error of our module fails it.
+    """Open a notebook of code cells; its jobs end with the test; an error of our module fails it.
 
     Without another it is opened in ``lab``, with the kernel of this environment.
     """
-    context = chromium.new_context(viewport={"width": 1150, "height": 950})
-    page = context.new_page()
-    page.set_default_timeout(45_000)
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
+    notebooks: list[Notebook] = []
 
-    labs: list[Lab] = []
-
-    def opened(cells: list[str], *, lab: Lab | None = None, kernel: str = "python3") -> Notebook:
+    def opened(cells: list[str], *, lab: Lab | None = None, kernel: str = SHARED_KERNEL) -> Notebook:
         lab = lab or request.getfixturevalue("lab")
-        labs.append(lab)
+        page = context_of(lab).new_page()
+        page.set_default_timeout(45_000)
+        page.on("pageerror", lambda error: errors.append(f"{error}\n{error.stack}"))
+        notebooks.append(Notebook(page, lab))
         name = re.sub(r"[^a-z0-9.]+", "-", f"{request.node.name}.ipynb")
-        return Notebook(page, lab).open(lab.notebook(name, cells, kernel=kernel))
+        return notebooks[-1].open(lab.notebook(name, cells, kernel=kernel))
 
     yield opened
-    page.screenshot(path=str(tmp_path / "last.png"))
-    context.close()
-    for lab in labs:
-        lab.end_kernels()
+    for nb in notebooks:
+        nb.page.screenshot(path=str(tmp_path / "last.png"))
+        nb.page.close()
+        nb.lab.settle()
     # The module of a widget comes from a blob; JupyterLab's own splash screen raises when themes change quickly.
     ours = [error for error in errors if "blob:" in error]
     assert not ours, ours

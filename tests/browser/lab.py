@@ -18,6 +18,9 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Locator, Page
 
+from trainkit.api.listing import records_of
+from trainkit.files.store import Store
+
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -29,6 +32,8 @@ CHROMIUM_ARGUMENTS = [
     "--disable-sync",
 ]
 CHROMIUM = os.environ.get("TRAINKIT_CHROMIUM", "/usr/bin/chromium")
+#: Tests run one after the other in one kernel, which a test may restart, but must not leave busy.
+SHARED_KERNEL = "python3"
 _NOTEBOOK = "window.jupyterapp.shell.currentWidget"
 
 
@@ -54,6 +59,7 @@ class Lab:
         self.folder = folder
         self.page = {"jupyterlab": "doc/tree/{name}?reset&", "notebook": "notebooks/{name}?"}[application]
         self.token = secrets.token_hex(16)
+        self._shared = ""  # the id of the kernel that notebooks share
         self.root.mkdir(parents=True)
         env = {
             key: value for key, value in os.environ.items() if not key.startswith(("JUPYTER", "JPY_", "TRAINKIT"))
@@ -122,10 +128,13 @@ class Lab:
                 return url
         raise TimeoutError(self.log_path.read_text()[-3000:])
 
-    def call(self, path: str, method: str = "GET") -> Any:
+    def call(self, path: str, method: str = "GET", body: Any = None) -> Any:
         """Call the server's own API."""
         request = urllib.request.Request(
-            self.url + path, method=method, headers={"Authorization": f"token {self.token}"}
+            self.url + path,
+            method=method,
+            headers={"Authorization": f"token {self.token}"},
+            data=None if body is None else json.dumps(body).encode(),
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             data = answer.read()
@@ -136,7 +145,16 @@ class Lab:
         spec = {"name": kernel, "display_name": kernel}
         notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": spec})
         nbformat.write(notebook, self.root / name)
+        if kernel == SHARED_KERNEL:
+            self._give_shared_kernel(name)
         return name
+
+    def _give_shared_kernel(self, name: str) -> None:
+        """Let the page that opens a notebook find it running, in a kernel that has torch imported already."""
+        if self._shared not in [each["id"] for each in self.call("/api/kernels")]:
+            self._shared = self.call("/api/kernels", "POST", {"name": SHARED_KERNEL})["id"]
+        session = {"path": name, "name": name, "type": "notebook", "kernel": {"id": self._shared}}
+        self.call("/api/sessions", "POST", session)
 
     def add_kernel(self, name: str, packages: Path) -> None:
         """Offer a kernel that takes packages from this folder before those of the environment."""
@@ -145,6 +163,24 @@ class Lab:
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": command, "display_name": name, "language": "python", "env": {"PYTHONPATH": str(packages)}}
         (folder / "kernel.json").write_text(json.dumps(spec))
+
+    def settle(self) -> None:
+        """End what a test has left running, so that the next may have the kernel; if that fails, end it too."""
+        store = Store(self.root)
+        live = [job.job_id for job in records_of(store)[0] if not job.status.terminal]
+        for job_id in live:
+            store.request(job_id, "stop")
+        for kernel in self.call("/api/kernels"):
+            if kernel["id"] == self._shared:
+                self.call(f"/api/kernels/{self._shared}/interrupt", "POST")
+            else:
+                self.call(f"/api/kernels/{kernel['id']}", "DELETE")
+        give_up_at = time.monotonic() + 20
+        while any(not store.observe(job_id).status.terminal for job_id in live):
+            if time.monotonic() > give_up_at:
+                self.end_kernels()
+                break
+            time.sleep(0.05)
 
     def end_kernels(self) -> None:
         """End all kernels, and with them their thread jobs."""

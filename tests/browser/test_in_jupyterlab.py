@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
 def test_watching_a_job_to_its_end(notebook: Opened) -> None:
     """A job at the end of a cell: its chart moves; at its end a picture is stored, and is small."""
-    nb = notebook([FIT, "job = tk.submit(fit, epochs=40)\njob"])
+    nb = notebook([FIT, "job = tk.submit(fit)\njob"])
     nb.run(0)
     nb.run(1)
     panel = nb.output(1).locator(".tk-monitor")
@@ -33,6 +33,7 @@ def test_watching_a_job_to_its_end(notebook: Opened) -> None:
     until(lambda: step(panel) > before and pixels(panel) != drawn)
     panel.locator(".tk-plot").first.hover(position={"x": 200, "y": 60})
     expect(panel.locator(".tk-at").first).to_have_text(re.compile(r"step \d"))
+    panel.get_by_role("button", name="Finish").click()
     expect(nb.output(1).locator("img")).to_have_count(1, timeout=60_000)
     (stored,) = nb.outputs(1)
     assert sorted(stored["data"]) == ["text/html", "text/plain"]
@@ -243,6 +244,10 @@ def test_by_keyboard_alone(notebook: Opened) -> None:
     plot.focus()
     nb.page.keyboard.press("ArrowRight")
     expect(panel.locator(".tk-at").first).to_have_text("step 1")
+    nb.page.keyboard.press("ArrowRight")
+    before = step(panel)
+    until(lambda: step(panel) > before + 40)  # the chart grows, and the validation comes in meanwhile
+    expect(panel.locator(".tk-at").first).to_have_text("step 2")
     nb.page.keyboard.press("+")
     expect(panel.get_by_role("button", name="Reset zoom").first).to_be_visible()
     nb.page.keyboard.press("Escape")

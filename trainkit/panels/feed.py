@@ -197,6 +197,7 @@ class JobFeed:
             "job_id": record.job_id,
             "root": str(self.store.root),
             "runner": record.runner,
+            "host": record.host or "",
             "params": [(name, value.removeprefix(f"{self.store.root}{os.sep}")) for name, value in seen.params],
             "ended_by": str(record.ended_by or ""),
             "progress_known": bool(record.total_steps or record.epochs),

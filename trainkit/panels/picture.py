@@ -100,17 +100,18 @@ def as_html(record: Record, png: bytes | None, changes: Changes, *, deleted: boo
             f"{say(words + more)}</div>"
         )
     params = [(name, without_folder(value)) for name, value in seen.params]
-    pairs = [*seen.numbers, *seen.facts, *params]
-    parts.append(
-        '<div style="font-size:12px;line-height:1.7">'
-        + " ".join(
-            f'<span style="white-space:nowrap;margin-right:14px"><span style="opacity:.7">{say(label)}</span> '
-            f"<b>{say(value)}</b></span>"
-            for label, value in pairs
-        )
-        + "</div></div>"
+    parts += [_line(pairs) for pairs in (seen.numbers, seen.facts, params) if pairs]
+    return "\n".join([*parts, "</div>"])
+
+
+def _line(pairs: list[tuple[str, str]]) -> str:
+    """Return labels with their values as a line of HTML; wide enough for all, it stays one."""
+    words = " ".join(
+        '<span style="display:inline-block;margin-right:14px;overflow-wrap:anywhere">'
+        f'<span style="opacity:.7">{html.escape(label)}</span> <b>{html.escape(value)}</b></span>'
+        for label, value in pairs
     )
-    return "\n".join(parts)
+    return f'<div style="font-size:12px;line-height:1.7">{words}</div>'
 
 
 def charts_png(history: History, record: Record, changes: Changes) -> bytes | None:

@@ -38,6 +38,7 @@ class Chart {
     this.smoothing = 0;
     this.best = null;
     this.marks = [];
+    this.held = null; // the step that the arrow keys are at; it stays while the chart grows
     this.readout = h("div.tk-readout", { "aria-live": "off" });
     this.plot = h("div.tk-plot", {
       tabIndex: 0,
@@ -149,9 +150,11 @@ class Chart {
     if (!this.lines.length || !this.plot.isConnected || this.plot.clientWidth < 40) return;
     this.u = new uPlot(this.options(), this.aligned(), this.plot);
     this.u.over.addEventListener("dblclick", () => this.zoomOut());
+    this.u.over.addEventListener("mousemove", () => { this.held = null; });
     this.markLines = [];
     this.u.over.append(this.tip);
     this.placeMarks(this.u);
+    this.hold();
     this.read();
   }
 
@@ -180,7 +183,12 @@ class Chart {
   draw() {
     if (!this.u) this.build();
     else this.u.setData(this.aligned(), true);
+    this.hold();
     this.read();
+  }
+
+  hold() {
+    if (this.u && this.held !== null) this.u.setCursor({ left: this.u.valToPos(this.held, "x"), top: 10 });
   }
 
   resize() {
@@ -321,13 +329,15 @@ class Chart {
       const by = (event.key === "ArrowLeft" ? -1 : 1) * (event.shiftKey ? 10 : 1);
       const from = u.cursor.idx ?? (by > 0 ? -1 : steps.length);
       const to = Math.min(steps.length - 1, Math.max(0, from + by));
-      u.setCursor({ left: u.valToPos(steps[to], "x"), top: 10 });
+      this.held = steps[to];
+      this.hold();
     } else if (event.key === "+" || event.key === "-") {
       const middle = u.cursor.idx !== null && u.cursor.idx !== undefined ? steps[u.cursor.idx] : (low + high) / 2;
       const half = ((high - low) / 2) * (event.key === "+" ? 0.5 : 2);
       const range = [Math.max(steps[0], middle - half), Math.min(steps[steps.length - 1], middle + half)];
       this.zoom(range[1] - range[0] >= steps[steps.length - 1] - steps[0] && !this.range ? null : range);
     } else if (event.key === "Escape" || event.key === "0") {
+      this.held = null;
       this.zoomOut();
       u.setCursor({ left: -10, top: -10 });
     } else {

@@ -73,7 +73,7 @@ class ControlRow {
   draw() {
     const waits = this.wish !== null;
     this.element.classList.toggle("tk-waits", waits);
-    this.element.title = waits ? "Takes effect at the next step" : "";
+    this.element.title = waits ? "Asked for; counts from the next step" : `Drag, or type: ${this.control.name} changes while the job runs`;
     if (this.held) return;
     const value = this.shown();
     this.slider.value = String(Math.round(toPlace(this.control, value)));

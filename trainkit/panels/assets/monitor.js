@@ -9,9 +9,13 @@ const NOTES = {
 // What reaches the optimizers without the code's help.
 const FOLLOWED = ["lr", "weight_decay"];
 
-function statePill(status, phase) {
-  return h(`span.tk-state.tk-${status.toLowerCase()}`, {}, icon(status), h("span", {}, status.charAt(0) + status.slice(1).toLowerCase()),
-    phase && status === "RUNNING" && phase !== "training" ? h("span.tk-phase", {}, phase) : null);
+// Of more charts than these the others are folded away at first.
+const MOST_CHARTS = 9;
+
+// silent: nobody can tell whether it still runs.
+function statePill(status, phase, silent = false) {
+  return h(`span.tk-state.tk-${silent ? "silent" : status.toLowerCase()}`, {}, icon(silent ? "UNREADABLE" : status), h("span", {}, status.charAt(0) + status.slice(1).toLowerCase()),
+    silent ? h("span.tk-phase", {}, "no sign of life") : phase && status === "RUNNING" && phase !== "training" ? h("span.tk-phase", {}, phase) : null);
 }
 
 class MonitorView {
@@ -42,6 +46,7 @@ class MonitorView {
     this.speed = h("span.tk-speed", {});
     this.percent = h("span.tk-percent", {});
     this.message = h("span.tk-message", { role: "status", "aria-live": "polite" });
+    this.silence = h("div.tk-note.tk-warning", { role: "status", "aria-live": "polite", hidden: true });
     this.note = h("div.tk-note", { role: "status", "aria-live": "polite", hidden: true });
     this.fault = h("section.tk-fault", { role: "alert", hidden: true });
     this.questions = h("div", {});
@@ -57,11 +62,12 @@ class MonitorView {
       h("label.tk-tool", {}, "Smoothing", smooth, this.smoothValue),
       h("label.tk-tool", {}, log, "Log scale"));
     this.chartsBox = h("div.tk-charts", {});
+    this.moreCharts = h("button.tk-quiet.tk-more-charts", { type: "button", hidden: true, onclick: () => { this.allCharts = true; this.drawCharts(); } });
     this.empty = h("div.tk-empty", { hidden: true });
     this.facts = h("div.tk-facts", {});
     this.params = h("div.tk-facts", {});
     this.rows = new Map();
-    this.paramsHint = h("p.tk-about", { hidden: true }, "Others than lr and weight_decay count where the code reads run.params.");
+    this.paramsHint = h("p.tk-about", { hidden: true });
     this.paramsBox = h("section.tk-params", { hidden: true }, h("h4", {}, "Parameters"), this.params, this.paramsHint);
     this.changes = h("ol", {});
     this.lastChange = h("span.tk-last-line", {});
@@ -78,7 +84,7 @@ class MonitorView {
       h("summary", {}, h("span", {}, "Output"), this.lastLine), this.log);
     this.body = h("div.tk-body", {},
       this.fault, this.warningsBox,
-      this.tools, this.chartsBox, this.empty,
+      this.tools, this.chartsBox, this.moreCharts, this.empty,
       h("div.tk-columns", {}, h("section", {}, h("h4", {}, "Run"), this.facts), this.paramsBox,
         h("section.tk-files", {}, h("h4", {}, "Files"), this.files)),
       this.ranksBox, this.changesBox, this.outputBox);
@@ -86,7 +92,7 @@ class MonitorView {
     this.element = h("section.tk-monitor", {},
       h("header.tk-head", {}, back, h("div.tk-title", {}, this.title, this.state, this.message), h("div.tk-buttons", {}, this.buttons, this.bell)),
       h("div.tk-progress", {}, this.barBox, h("div.tk-progress-line", {}, this.where, this.speed, this.percent)),
-      this.questions, this.kernel, this.note, this.viaKernel, this.body);
+      this.questions, this.kernel, this.silence, this.note, this.viaKernel, this.body);
   }
 
   handle(content, buffers) {
@@ -177,17 +183,20 @@ class MonitorView {
     const card = this.card;
     this.element.setAttribute("aria-label", `Job ${card.name}`);
     say(this.title, card.name);
-    rebuild(this.state, [card.status, card.phase], () => [statePill(card.status, card.phase)]);
+    this.title.title = card.name;
+    const silent = Boolean(card.silent_s);
+    rebuild(this.state, [card.status, card.phase, silent], () => [statePill(card.status, card.phase, silent)]);
     const facts = new Map(card.facts);
     const left = facts.get("time left");
     const speed = facts.get("throughput");
     // The phase stands beside the state already.
     say(this.where, card.headline.split(" · ").filter((part) => part !== card.phase).join(" · "));
-    say(this.speed, card.live ? [speed, left ? `${left} left` : ""].filter(Boolean).join(" · ") : facts.has("took") ? `took ${facts.get("took")}` : "");
+    // Of a silent job neither its speed nor what is left is known any more.
+    say(this.speed, silent ? "" : card.live ? [speed, left ? `${left} left` : ""].filter(Boolean).join(" · ") : facts.has("took") ? `took ${facts.get("took")}` : "");
     const known = card.progress_known || !card.live;
     const percent = Math.min(100, Math.max(0, card.progress));
     say(this.percent, known ? `${percent.toFixed(0)} %` : "");
-    this.barBox.className = `tk-bar tk-${card.status.toLowerCase()}${known ? "" : " tk-endless"}`;
+    this.barBox.className = `tk-bar tk-${silent ? "silent" : card.status.toLowerCase()}${known ? "" : " tk-endless"}`;
     this.bar.style.transform = `scaleX(${known ? percent / 100 : 1})`;
     if (known) this.barBox.setAttribute("aria-valuenow", percent.toFixed(0));
     this.drawNote();
@@ -240,7 +249,9 @@ class MonitorView {
       say(element, value);
       element.title = value;
     }
-    show(this.paramsHint, controls.some(({ name }) => !FOLLOWED.includes(name)));
+    const others = controls.some(({ name }) => !FOLLOWED.includes(name));
+    show(this.paramsHint, controls.length > 0);
+    say(this.paramsHint, others ? "A change counts from the next step; of others than lr and weight_decay, where the code reads run.params." : "A change counts from the next step.");
   }
 
   // The slowest rank, and the one that waits for its data, are seen at a glance.
@@ -281,7 +292,7 @@ class MonitorView {
     const { live, job_id: jobId } = this.card;
     const on = bells.on(jobId);
     show(this.bell, live);
-    const says = on ? "You will be told when it ends; press to be left in peace" : "Tell me when it ends";
+    const says = on ? "You will be told when it ends; press to be left in peace" : "Tell me when it ends: by a notification of the browser, or a note in this page";
     this.bell.setAttribute("aria-pressed", String(on));
     this.bell.setAttribute("aria-label", "Tell me when it ends");
     this.bell.title = says;
@@ -304,22 +315,23 @@ class MonitorView {
   drawNote() {
     const card = this.card;
     // In the head, where it has a place of its own: nothing below moves when it comes or goes.
-    const text = card.status === "FAILED" ? "" : card.status === "QUEUED" ? card.message || NOTES.QUEUED : NOTES[card.status] || card.message;
+    const text = card.status === "FAILED" || card.silent_s ? "" : card.status === "QUEUED" ? card.message || NOTES.QUEUED : NOTES[card.status] || card.message;
     say(this.message, text);
     this.message.title = text;
+    show(this.silence, Boolean(card.silent_s));
+    if (card.silent_s) {
+      say(this.silence, `No sign of life for ${ago(card.silent_s)}. ${card.host ? `It runs on ${card.host}, which cannot be asked from here` : "Its machine cannot be asked from here"}: nobody can tell whether it still runs.`);
+    }
     if (this.told && Date.now() - this.told < 12000) return;
     this.told = null;
-    const silent = card.silent_s
-      ? `No sign of life for ${card.silent_s} s. It runs on another machine, so nobody here can tell whether it still does.` : "";
     const rivals = card.rivals ?? [];
     const more = rivals.length === 1 ? `Another job named ${card.name} is still running.` : `${rivals.length} other jobs named ${card.name} are still running.`;
     this.note.className = "tk-note tk-warning tk-question";
-    rebuild(this.note, [silent, rivals.map((rival) => rival.job_id)], () => [
-      silent ? h("p", {}, silent) : null,
+    rebuild(this.note, [rivals.map((rival) => rival.job_id)], () => [
       rivals.length ? h("p", {}, more) : null,
       rivals.length ? h("button.tk-button", { type: "button", onclick: () => this.stopOthers(rivals) }, rivals.length === 1 ? "Stop it" : "Stop them") : null,
     ].filter(Boolean));
-    show(this.note, Boolean(silent || rivals.length));
+    show(this.note, rivals.length > 0);
   }
 
   stopOthers(rivals) {
@@ -383,6 +395,10 @@ class MonitorView {
     show(this.tools, any);
     show(this.empty, !any && this.card.status !== "FAILED");
     say(this.empty, this.card.live ? "Charts appear with the first run.log(…)" : "Nothing was logged");
+    const folded = this.allCharts ? 0 : Math.max(0, this.card.groups.length - MOST_CHARTS);
+    this.card.groups.forEach(([title], i) => show(this.charts.get(title).element, !folded || i < MOST_CHARTS));
+    show(this.moreCharts, folded > 0);
+    say(this.moreCharts, folded === 1 ? "1 more chart" : `${folded} more charts`);
     for (const chart of this.charts.values()) {
       const best = this.card.best;
       const here = best && chart.lines.some((line) => line.key === best.metric) ? best : null;
