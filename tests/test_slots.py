@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,6 +85,43 @@ def test_waiting_tells_for_whom_once_and_can_be_given_up(tmp_path: Path) -> None
     assert (ran, told) == (False, [["ahead"]])
     ahead.close()
     waiting.close()
+
+
+def test_a_stopped_process_that_keeps_the_queue_is_waited_for(tmp_path: Path) -> None:
+    """Who it is, is told once, after ten seconds; an end is heard meanwhile, and tickets are drawn as ever."""
+    code = """if True:
+        import fcntl, os, signal, sys
+        file = open(sys.argv[1], "w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        print("locked", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    """
+    command = [sys.executable, "-c", code, str(tmp_path / "queue.lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout is not None
+        keeper.stdout.readline()
+        os.waitid(os.P_PID, keeper.pid, os.WSTOPPED)
+        ticket = Ticket("waiting", folder=tmp_path)
+        told: list[str] = []
+        looks = iter(range(100))
+
+        def wait(give_up: Callable[[], bool]) -> bool:
+            return wait_for_turn(
+                ticket,
+                limit=lambda: 1,
+                give_up=give_up,
+                waiting_for=lambda job_ids: None,
+                held_up=told.append,
+                clock=lambda: 6.0 * next(looks),
+            )
+
+        assert wait(lambda: len(told) == 1 and next(looks) > 10) is False
+        (message,) = told
+        assert f"process {keeper.pid} (" in message
+        assert f"which is stopped; `kill -CONT {keeper.pid}` lets it go on" in message
+        os.kill(keeper.pid, signal.SIGCONT)
+        assert wait(lambda: False) is True
+    ticket.close()
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", ""])

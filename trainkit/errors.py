@@ -78,6 +78,19 @@ def telling(path: Path) -> Iterator[None]:
         raise StoreError.about(error, path) from error
 
 
+class LockedError(TrainkitError, TimeoutError):
+    """Another process has held a lock for too long.
+
+    Args:
+        message: which lock, and who holds it.
+        holder: who holds it, alone.
+    """
+
+    def __init__(self, message: str, *, holder: str = "another process") -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
 class StateError(TrainkitError, RuntimeError):
     """A change of state that the table of states does not allow."""
 

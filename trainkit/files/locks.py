@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainkit.errors import TrainkitError, telling
+from trainkit.errors import LockedError, telling
+from trainkit.files.holders import who_holds
 
 #: How often `try_lock` tries again when nothing but readers is in its way.
 _READER_PATIENCE = 2000
@@ -138,15 +139,13 @@ def locked(
     """Hold the lock of a file for a short critical section.
 
     Raises:
-        TrainkitError: somebody has held it for longer than ``timeout_s``.
+        LockedError: somebody has held it for longer than ``timeout_s``; the message says who.
     """
     give_up_at = clock() + timeout_s
     while (lock := try_lock(path)) is None:
         if clock() > give_up_at:
-            raise TrainkitError(
-                f"{path} has been locked by another process for more than {timeout_s:g} s; "
-                "is one that uses it stopped (state T in ps)?"
-            )
+            holder = who_holds(path)
+            raise LockedError(f"{path} has been locked for more than {timeout_s:g} s by {holder}", holder=holder)
         pause(0.002)
     try:
         yield

@@ -20,7 +20,10 @@ def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event
     """
 
     def waiting_for(job_ids: list[str]) -> None:
-        recorder.note(message=f"waiting for {', '.join(job_ids[:3])}{' …' if len(job_ids) > 3 else ''}")
+        tell(f"waiting for {', '.join(job_ids[:3])}{' …' if len(job_ids) > 3 else ''}")
+
+    def tell(message: str) -> None:
+        recorder.note(message=message)
         recorder.write_now()
 
     may_run = wait_for_turn(
@@ -28,6 +31,7 @@ def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event
         limit=job_limit,
         give_up=lambda: (ending is not None and ending.is_set()) or recorder.requested("stop", "finish", "kill"),
         waiting_for=waiting_for,
+        held_up=lambda holder: tell(f"waiting for the queue, which is kept by {holder}"),
     )
     if not may_run and ending is not None and ending.is_set():
         message = "the interpreter that would have run it was shut down; nothing was run"

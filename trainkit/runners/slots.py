@@ -8,6 +8,7 @@ so its ticket counts no more.  The limit holds across all processes of one user.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import tempfile
@@ -15,12 +16,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainkit.errors import OptionError, RunnerError, telling
+from trainkit.errors import LockedError, OptionError, RunnerError, telling
 from trainkit.files.locks import FileLock, is_locked, locked, try_lock
 
 LIMIT_VARIABLE = "TRAINKIT_MAX_JOBS"
 FOLDER_VARIABLE = "TRAINKIT_QUEUE"
 _RUNNING = b"running\n"
+#: How long a job that waits waits for the queue itself, before it looks whether it is still to wait.
+_LOOK_S = 0.2
+#: For how long the queue may be locked before that is told: a busy machine is no reason to alarm anybody.
+_TELL_S = 10.0
 
 
 def usable_cores() -> int:
@@ -86,11 +91,11 @@ class Ticket:
         self._folder = folder or queue_folder()
         self._mutex = self._folder / "queue.lock"
         drawn_at = time.time_ns() if now_ns is None else now_ns
-        with locked(self._mutex):
-            self._path = self._folder / f"{drawn_at:020d}.{job_id}.ticket"
-            lock = try_lock(self._path)
-            assert lock is not None, "nobody else draws this ticket"
-            self._lock: FileLock | None = lock
+        self._path = self._folder / f"{drawn_at:020d}.{job_id}.ticket"
+        # Without the mutex: whoever has it may be stopped, and to submit a job never waits for anybody.
+        while (lock := _drawn(self._path)) is None:
+            pass
+        self._lock: FileLock | None = lock
 
     @property
     def fd(self) -> int:
@@ -118,24 +123,27 @@ class Ticket:
             self._lock.close()
             self._lock = None
 
-    def try_start(self, limit: int) -> list[str]:
+    def try_start(self, limit: int, *, timeout_s: float = 10.0) -> list[str]:
         """Start if a place is free.
 
         Args:
             limit: how many jobs may run at once.
+            timeout_s: how long to wait for others who look at the queue.
 
         Returns:
             An empty list if the job runs from now on, else the ids of the jobs it waits for.
+
+        Raises:
+            LockedError: somebody else has looked at the queue for longer than that.
         """
         assert self._lock is not None, "the ticket was given back"
-        with locked(self._mutex):
+        with locked(self._mutex, timeout_s=timeout_s):
             ahead: list[str] = []
             for path in sorted(self._folder.glob("*.ticket")):
                 if path == self._path:
                     continue
                 if is_locked(path) is not True:
-                    with contextlib.suppress(OSError):  # it counts for nothing wherever it stays
-                        path.unlink(missing_ok=True)  # safe under the mutex: no ticket is drawn meanwhile
+                    _sweep(path)
                     continue
                 if path.name < self._path.name or _is_running(path):
                     ahead.append(path.name.split(".")[1])
@@ -156,6 +164,28 @@ class Ticket:
                 self._path.unlink(missing_ok=True)
 
 
+def _drawn(path: Path) -> FileLock | None:
+    """Make a ticket and lock it; None if it was swept before it was locked."""
+    if (lock := try_lock(path)) is None:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(lock.fd), os.stat(path)):
+            return lock
+    lock.close()
+    return None
+
+
+def _sweep(path: Path) -> None:
+    """Remove the ticket of a killed job; what cannot be removed counts for nothing wherever it stays."""
+    with contextlib.suppress(OSError):
+        # Locked meanwhile, so that who is just drawing it notices.
+        if (lock := try_lock(path)) is not None:
+            try:
+                path.unlink(missing_ok=True)
+            finally:
+                lock.close()
+
+
 def _is_running(ticket: Path) -> bool:
     with telling(ticket):
         return ticket.read_bytes() == _RUNNING
@@ -167,6 +197,8 @@ def wait_for_turn(
     limit: Callable[[], int],
     give_up: Callable[[], bool],
     waiting_for: Callable[[list[str]], None],
+    held_up: Callable[[str], None] = lambda message: None,
+    clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
     every_s: float = 0.05,
 ) -> bool:
@@ -177,6 +209,8 @@ def wait_for_turn(
         limit: how many jobs may run at once, asked anew each time.
         give_up: asked between tries; True ends the waiting.
         waiting_for: told the ids of the jobs ahead whenever they change.
+        held_up: told once who it is, if somebody keeps all others from looking at the queue.
+        clock: seconds, from any beginning.
         pause: waits for a number of seconds.
         every_s: seconds between two tries.
 
@@ -184,8 +218,18 @@ def wait_for_turn(
         True if the job runs now, False if it gave up.
     """
     told: list[str] = []
+    tell_at: float | None = None
     while not give_up():
-        ahead = ticket.try_start(limit())
+        try:
+            ahead = ticket.try_start(limit(), timeout_s=_LOOK_S)
+        except LockedError as error:
+            # A process that is stopped (SIGSTOP, or Ctrl-Z in its shell) at the wrong instant: it may go on.
+            tell_at = clock() + _TELL_S if tell_at is None else tell_at
+            if clock() >= tell_at:
+                held_up(error.holder)
+                tell_at, told = math.inf, []
+            continue
+        tell_at = None
         if not ahead:
             return True
         if ahead != told:
