@@ -1,6 +1,7 @@
 """Functions as people write them in notebooks, run by both runners.  Run as a script, or as a cell of a kernel.
 
-Prints one line of JSON: what came of each function with each runner.
+Prints one line of JSON: what came of each function with each runner.  With ``FUNCTIONS=few`` only some of those
+that can travel go to a process.
 """
 
 from __future__ import annotations
@@ -143,10 +144,18 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+#: What brings another thing along each: a class of the notebook, a module beside it, loaders of its own.
+FEW = ("an object that can be called", "a module beside the notebook, edited since", "a loader with two workers")
+CANNOT_TRAVEL = ("a lock", "an open file", "a generator", "a lock in a list")
+
+
 def outcomes(runner: str) -> dict[str, str]:
     """What came of each function: its result, or what was said where it was submitted."""
     started: dict[str, Any] = {}
+    few = runner == "process" and os.environ.get("FUNCTIONS") == "few"
     for name, (function, params) in FUNCTIONS.items():
+        if few and name not in (*FEW, *CANNOT_TRAVEL):
+            continue
         try:
             started[name] = tk.submit(function, runner=runner, **params)
         except tk.TrainkitError as error:
@@ -157,7 +166,7 @@ def outcomes(runner: str) -> dict[str, str]:
             found[name] = job
             continue
         try:
-            found[name] = str(job.result(timeout=100))
+            found[name] = str(job.result(timeout=400))
         except Exception as error:  # noqa: BLE001 - whatever comes is told
             found[name] = f"{type(error).__name__}: {error}"
     return found

@@ -90,9 +90,9 @@ def marked(mark: str) -> list[psutil.Process]:
 
 
 def nobody_is_left(mark: str) -> None:
-    """Nobody is there a moment after the end: a second on a quiet machine, a few on one that is not."""
+    """Nobody is there a moment after the end: within a second on a quiet machine, which is told."""
     ended_at = time.monotonic()
-    while marked(mark) and time.monotonic() < ended_at + 5.0:
+    while marked(mark) and time.monotonic() < ended_at + 60.0:
         time.sleep(0.02)
     assert marked(mark) == []
     print(f"nobody is left after {time.monotonic() - ended_at:.2f} s")
@@ -112,11 +112,23 @@ def host(script: str, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("runner", ["thread", "process"])
-def test_the_state_and_its_reason_are_true(root: Path, mark: str, runner: str) -> None:
+FEW_ENDINGS = ("exits_with_3", "interrupts", "diverges")
+FEW_DEATHS = ("leaves_children", "faults", "is_interrupted")
+
+
+@pytest.mark.parametrize(
+    ("runner", "names"),
+    [
+        ("thread", tuple(ENDINGS)),
+        ("process", FEW_ENDINGS),
+        pytest.param("process", tuple(ENDINGS), marks=pytest.mark.long),
+    ],
+    ids=["thread", "process", "process, all"],
+)
+def test_the_state_and_its_reason_are_true(root: Path, mark: str, runner: str, names: tuple[str, ...]) -> None:
     """Eleven ways to end that leave the process alive."""
     script = f"""
-        for name in {list(ENDINGS)!r}:
+        for name in {names!r}:
             job = tk.submit(getattr(ends, name), runner={runner!r}, job_id=name)
             if {runner!r} == "thread": job.wait(60)  # they share their limits
         for job in tk.jobs(): job.wait(60)
@@ -124,10 +136,8 @@ def test_the_state_and_its_reason_are_true(root: Path, mark: str, runner: str) -
     out, err = (process := host(script)).communicate(timeout=250)
     assert (process.returncode, out, err) == (0, "", "")
     nobody_is_left(mark)
-    found = [
-        fault for name, expected in ENDINGS.items() for fault in wrong(name, expected, tk.attach(name).record)
-    ]
-    print(f"{runner}: {len(ENDINGS)} tried, {len(found)} wrong")
+    found = [fault for name in names for fault in wrong(name, ENDINGS[name], tk.attach(name).record)]
+    print(f"{runner}: {len(names)} tried, {len(found)} wrong")
     assert found == []
     nan = tk.attach("diverges")
     assert '"loss":"NaN"' in nan.paths.record.read_text().replace(" ", "")
@@ -162,17 +172,20 @@ def test_the_judge_finds_a_runner_that_catches_exceptions_only(tmp_path: Path) -
     assert len(found) == 5
 
 
-def test_a_death_is_told_as_what_it_was(root: Path, mark: str) -> None:
+@pytest.mark.parametrize(
+    "names", [FEW_DEATHS, pytest.param(tuple(DEATHS), marks=pytest.mark.long)], ids=["few", "all"]
+)
+def test_a_death_is_told_as_what_it_was(root: Path, mark: str, names: tuple[str, ...]) -> None:
     """Eight ways in which the process of a job ends without asking; nobody of it is left."""
     script = f"""
-        jobs = [tk.submit(getattr(ends, name), runner="process", job_id=name) for name in {list(DEATHS)!r}]
+        jobs = [tk.submit(getattr(ends, name), runner="process", job_id=name) for name in {names!r}]
         for job in jobs: job.wait(60)
     """
     out, err = (process := host(script)).communicate(timeout=250)
     assert (process.returncode, out, err) == (0, "", "")
     nobody_is_left(mark)
-    found = [fault for name, expected in DEATHS.items() for fault in wrong(name, expected, tk.attach(name).record)]
-    print(f"process: {len(DEATHS)} tried, {len(found)} wrong")
+    found = [fault for name in names for fault in wrong(name, DEATHS[name], tk.attach(name).record)]
+    print(f"process: {len(names)} tried, {len(found)} wrong")
     assert found == []
 
 
@@ -268,8 +281,12 @@ def test_a_thread_that_goes_on_keeps_nobody_waiting(root: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     ("ending", "code"),
-    [("pass", 0), ("sys.exit(5)", 5), ("raise ValueError", 1)],
-    ids=["end", "exit", "exception"],
+    [
+        ("sys.exit(5)", 5),
+        pytest.param("pass", 0, marks=pytest.mark.long),
+        pytest.param("raise ValueError", 1, marks=pytest.mark.long),
+    ],
+    ids=["exit", "end", "exception"],
 )
 def test_a_script_waits_for_its_jobs(root: Path, mark: str, ending: str, code: int) -> None:
     """Its own end, however it is, cuts nothing."""
@@ -330,13 +347,10 @@ def test_an_interpreter_that_is_left_does_not_abort(root: Path, mark: str) -> No
         while not job.record.metrics: time.sleep(0.01)
         time.sleep(0.2)
     """
-    codes = []
-    for attempt in range(2):
-        process = host(script.replace('"job"', f'"job-{attempt}"'))
-        _, err = process.communicate(timeout=250)
-        codes.append((process.returncode, err))
-        assert tk.attach(f"job-{attempt}").state is Status.INTERRUPTED
-    assert codes == [(0, "")] * 2
+    process = host(script)
+    _, err = process.communicate(timeout=250)
+    assert tk.attach("job").state is Status.INTERRUPTED
+    assert (process.returncode, err) == (0, "")
     nobody_is_left(mark)
 
 

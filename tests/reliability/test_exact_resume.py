@@ -40,9 +40,9 @@ def counts(chains: int, folder: Path, omit: str | None = None) -> dict[str, int]
 
 
 def test_cut_runs_reach_the_same_weights(tmp_path: Path) -> None:
-    """Eight chains of kills, most of them mid-epoch, with 0 and 2 loader workers and on tables: none differs."""
-    seen = counts(8, tmp_path)
-    assert seen["kills"] >= 8
+    """Four chains of kills, most of them mid-epoch, with 0 and 2 loader workers and on tables: none differs."""
+    seen = counts(4, tmp_path)
+    assert seen["kills"] >= 4
     assert seen["mid-epoch"] > 0
     assert seen["different"] == 0
 
@@ -50,7 +50,7 @@ def test_cut_runs_reach_the_same_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("omit", ["optimizer", pytest.param("offset", marks=pytest.mark.long)])
 def test_leaving_one_thing_out_is_noticed(tmp_path: Path, omit: str) -> None:
     """The harness fails a checkpoint that lacks something."""
-    assert counts(4, tmp_path, omit)["different"] > 0
+    assert counts(2, tmp_path, omit)["different"] > 0
 
 
 @pytest.mark.long

@@ -22,24 +22,25 @@ NAMED = {
 }
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, functions: str) -> dict[str, str]:
     (folder / "root").mkdir()
     own = {
         "TRAINKIT_ROOT": str(folder / "root"),
         "TRAINKIT_QUEUE": str(folder / "queue"),
         "TRAINKIT_MAX_JOBS": "3",
+        "FUNCTIONS": functions,
     }
     return {**os.environ, **own}
 
 
-def in_a_kernel(folder: Path) -> str:
+def in_a_kernel(folder: Path, functions: str) -> str:
     """Run the code as a cell, and return what it printed."""
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=environment(folder), cwd=str(folder))
+    manager.start_kernel(env=environment(folder, functions), cwd=str(folder))
     client = manager.client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=60)
+        client.wait_for_ready(timeout=120)
         printed: list[str] = []
 
         def take(message: dict[str, object]) -> None:
@@ -49,7 +50,7 @@ def in_a_kernel(folder: Path) -> str:
             if message["msg_type"] == "stream" and content["name"] == "stdout":
                 printed.append(content["text"])
 
-        client.execute_interactive(CODE.read_text(), timeout=110, output_hook=take)
+        client.execute_interactive(CODE.read_text(), timeout=500, output_hook=take)
         return "".join(printed)
     finally:
         client.stop_channels()
@@ -61,11 +62,11 @@ def in_a_script(folder: Path) -> str:
     """Run the code as a script, and return what it printed."""
     out = subprocess.run(
         [sys.executable, str(CODE)],
-        env=environment(folder),
+        env=environment(folder, "all"),
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=500,
     )
     assert out.returncode == 0, out.stderr
     return out.stdout
@@ -89,7 +90,7 @@ def judge(found: dict[str, dict[str, str]], place: str) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
     """What came of each function in a kernel."""
-    outcomes: dict[str, dict[str, str]] = json.loads(in_a_kernel(tmp_path_factory.mktemp("kernel")))
+    outcomes: dict[str, dict[str, str]] = json.loads(in_a_kernel(tmp_path_factory.mktemp("kernel"), "few"))
     return outcomes
 
 
@@ -102,6 +103,13 @@ pytestmark = [
 def test_functions_of_a_notebook_run_or_name_what_cannot(found: dict[str, dict[str, str]]) -> None:
     """Fifteen kinds, both runners, in a kernel that has used torch's threads: nothing hangs or is obscure."""
     judge(found, "a notebook")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_all_functions_of_a_notebook_run_or_name_what_cannot(tmp_path: Path) -> None:
+    """All of them in both runners."""
+    judge(json.loads(in_a_kernel(tmp_path, "all")), "a notebook, all")
 
 
 def test_the_harness_finds_functions_that_travel_by_name(found: dict[str, dict[str, str]]) -> None:
@@ -118,6 +126,7 @@ def test_the_harness_finds_functions_that_travel_by_name(found: dict[str, dict[s
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_functions_of_a_script_run_or_name_what_cannot(tmp_path: Path) -> None:
     """The same in a script's ``__main__``."""
     judge(json.loads(in_a_script(tmp_path)), "a script")

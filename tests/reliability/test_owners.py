@@ -58,8 +58,8 @@ def test_the_harness_finds_readers_that_guess(tmp_path: Path, reader: str, round
 
 
 def test_a_fork_at_any_instant_keeps_no_lock(tmp_path: Path) -> None:
-    """300 forks while two threads take and ask a lock: no child keeps it, none closes what is not its own."""
-    assert run("fork_window.py", "trainkit", 300, tmp_path) == {"forks": 300, "kept": 0}
+    """100 forks while two threads take and ask a lock: no child keeps it, none closes what is not its own."""
+    assert run("fork_window.py", "trainkit", 100, tmp_path) == {"forks": 100, "kept": 0}
 
 
 def test_the_harness_finds_locks_that_a_fork_can_come_between(tmp_path: Path) -> None:
@@ -73,10 +73,10 @@ def test_the_harness_finds_locks_that_a_fork_can_come_between(tmp_path: Path) ->
 
 
 def test_one_of_four_resumes(tmp_path: Path) -> None:
-    """12 times four processes resume one job: one wins, and its attempt is the only one."""
-    found = run("resume_race.py", "trainkit", 12, tmp_path)
+    """Six times four processes resume one job: one wins, and its attempt is the only one."""
+    found = run("resume_race.py", "trainkit", 6, tmp_path)
     assert (found["not one winner"], found["not one attempt"], found["errors"]) == (0, 0, 0)
-    assert found["refused"] == 3 * 12
+    assert found["refused"] == 3 * 6
 
 
 @pytest.mark.long
@@ -100,9 +100,9 @@ def truth_of(found: dict[str, Any]) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("whom", ["supervisor", "worker"])
 def test_a_job_whose_process_is_killed_at_any_instant(tmp_path: Path, whom: str) -> None:
-    """Five kills from the launch on: never dead and alive again, never RUNNING when dead, nobody left."""
-    found = run("kill_job.py", "trainkit", whom, 5, tmp_path)
-    assert found["kills"] >= 4
+    """Three kills from the launch on: never dead and alive again, never RUNNING when dead, nobody left."""
+    found = run("kill_job.py", "trainkit", whom, 3, tmp_path)
+    assert found["kills"] >= 2
     assert truth_of(found) == (0, 0, 0, 0)
 
 

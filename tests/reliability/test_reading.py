@@ -328,6 +328,7 @@ def test_known_files_are_read_exactly_or_refused_at_their_place(tmp_path: Path) 
     assert tally.wrong == []
 
 
+@pytest.mark.long
 def test_files_that_end_other_readers_are_read_or_refused(tmp_path: Path) -> None:
     """Bombs, lines a million brackets deep, ten thousand columns: nothing ends the process or fills its memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
