@@ -32,7 +32,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def eventually() -> Callable[..., None]:
     """Wait until a condition of the real world holds, or fail after a deadline."""
 
-    def wait_until(condition: Callable[[], object], *, within_s: float = 20.0) -> None:
+    def wait_until(condition: Callable[[], object], *, within_s: float = 60.0) -> None:
         give_up_at = time.monotonic() + within_s
         while not condition():
             if time.monotonic() > give_up_at:

@@ -250,9 +250,9 @@ def test_what_ends_an_interpreter_does_not_end_the_one_that_asks(root: Path) -> 
 
     for name in ("exits", "cancels", "ends_a_generator"):
         with pytest.raises(JobFailedError):
-            tk.submit(getattr(ends, name)).result(20)
+            tk.submit(getattr(ends, name)).result(60)
     with pytest.raises(JobInterruptedError):
-        tk.submit(ends.interrupts).result(20)
+        tk.submit(ends.interrupts).result(60)
 
 
 def test_a_thread_that_goes_on_keeps_nobody_waiting(root: Path, tmp_path: Path, eventually: Eventually) -> None:
@@ -264,8 +264,8 @@ def test_a_thread_that_goes_on_keeps_nobody_waiting(root: Path, tmp_path: Path, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRAINKIT_MAX_JOBS", "1")
         job = tk.submit(ends.leaves_a_thread, until=str(until), runner="process")
-        assert job.wait(30) is Status.COMPLETED
-        assert tk.submit(ends.returns, runner="process").wait(30) is Status.COMPLETED
+        assert job.wait(60) is Status.COMPLETED
+        assert tk.submit(ends.returns, runner="process").wait(60) is Status.COMPLETED
     assert any("'uploader' running" in event.get("message", "") for event in job.events())
     pid = job.record.pid
     job.delete()
@@ -299,7 +299,7 @@ def test_a_script_waits_for_its_jobs(root: Path, mark: str, ending: str, code: i
     process.communicate(timeout=250)
     assert process.returncode == code
     assert tk.attach("thread").state is Status.COMPLETED
-    assert tk.attach("process").wait(30) is Status.COMPLETED
+    assert tk.attach("process").wait(60) is Status.COMPLETED
     nobody_is_left(mark)
 
 
@@ -374,7 +374,7 @@ def test_a_kernel_that_is_interrupted_restarted_and_shut_down(
         client.start_channels()
         client.wait_for_ready(timeout=60)
         client.execute(textwrap.dedent(start % (1, 1)))
-        eventually(lambda: running("thread-1", "process-1"), within_s=40)
+        eventually(lambda: running("thread-1", "process-1"), within_s=100)
         client.execute("time.sleep(60) if 'time' in dir() else __import__('time').sleep(60)")
         manager.interrupt_kernel()
         at = {job.id: job.record.step for job in tk.jobs("RUNNING")}
@@ -386,14 +386,14 @@ def test_a_kernel_that_is_interrupted_restarted_and_shut_down(
         assert wrong("restart", told, tk.attach("thread-1").record) == []
         client.wait_for_ready(timeout=60)
         client.execute(textwrap.dedent(start % (2, 2)))
-        eventually(lambda: running("thread-2", "process-1", "process-2"), within_s=40)
+        eventually(lambda: running("thread-2", "process-1", "process-2"), within_s=100)
         manager.shutdown_kernel()
         client.stop_channels()
     eventually(lambda: running("process-1", "process-2"))
     assert wrong("shutdown", told, tk.attach("thread-2").record) == []
     for job in tk.jobs("RUNNING"):
         job.stop()
-        assert job.wait(20) is Status.STOPPED
+        assert job.wait(60) is Status.STOPPED
     nobody_is_left(mark)
 
 
@@ -433,7 +433,7 @@ def races(count: int, *, writes: bool = False) -> list[str]:
             record = job.store.read(job.id)
             record.status = Status.STOPPED
             job.store.write_record(record, durable=False)
-        state = job.wait(20)
+        state = job.wait(60)
         while is_locked(job.paths.owner_lock):  # its owner still tells of the end, in its events
             time.sleep(0.001)
         over.set()
