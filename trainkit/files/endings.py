@@ -60,6 +60,38 @@ def put(record: Record, ending: Ending, *, now: float | None = None) -> None:
         record.progress = 100.0
 
 
+def reached(
+    ended_by: EndedBy, message: str, *, stopped: bool, finishing: bool, usable: bool, saved: bool, limit: str
+) -> Ending:
+    """Return the ending of a function that raised nothing.
+
+    Args:
+        ended_by: what was asked for, if something was.
+        message: what the job last said of itself.
+        stopped: whether it was cut, rather than came to its own end.
+        finishing: whether it was asked to end its loops and complete.
+        usable: whether there is a model.
+        saved: whether there is a checkpoint to go on from.
+        limit: the time limit that it has reached, in words; empty if it has not.
+
+    >>> reached(EndedBy.USER, "", stopped=True, finishing=False, usable=True, saved=True, limit="").message
+    'stopped on request; model saved'
+    """
+    asked = ended_by in (EndedBy.USER, EndedBy.LOST) or bool(limit)
+    if stopped and ended_by is EndedBy.LOST:
+        kept = "; what it had is saved" if saved else ""
+        return Ending(Status.INTERRUPTED, ended_by, f"the interpreter that ran it was shut down{kept}")
+    if stopped and not (finishing and usable):
+        cut = (f"stopped by {limit}" if limit else "stopped on request") if asked else message
+        return Ending(Status.STOPPED, ended_by, cut + ("; model saved" if usable else ""))
+    if not asked:
+        return Ending(Status.COMPLETED, ended_by, message)
+    if finishing:
+        return Ending(Status.COMPLETED, ended_by, f"finished by {limit}" if limit else "finished early on request")
+    late = f"ran to its end when {limit} was reached" if limit else "ran to its end before the request took effect"
+    return Ending(Status.COMPLETED, EndedBy.EPOCHS, late)
+
+
 def failed(error: BaseException, *, doing: str = "", hide: str | None = None) -> Ending:
     """Return the ending of a job that an exception ended.
 

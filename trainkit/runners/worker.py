@@ -18,7 +18,7 @@ from typing import Any
 
 import trainkit
 from trainkit.errors import CheckpointError, RecordError, StoreError, TaskError
-from trainkit.files.endings import Ending, error_info, failed, interrupted
+from trainkit.files.endings import Ending, error_info, failed, interrupted, reached
 from trainkit.files.locks import FileLock
 from trainkit.files.modelfile import exported
 from trainkit.files.owners import this_process
@@ -133,27 +133,11 @@ def work(
 
 def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, ranks: Ranks) -> Ending:
     """Call the function and save what it leaves."""
-    paths = recorder.store.paths(run.job_id)
-    stopped = False
     try:
-        try:
-            with random_numbers(recorder.record, warn=run.warn, note=lambda told: recorder.note(randomness=told)):
-                outcome.value = task.function(run, **task.arguments)
-            outcome.returned = True
-            stopped = run.stopped
-            if stopped and run.tracked:
-                run.save_now()
-        except StopRun:
-            stopped = True
+        stopped = _call(run, recorder, task, outcome)
         recorder.note(phase=Phase.FINALIZING)
         outcome.value = unwrapped(outcome.value)
-        try:
-            usable = ranks.rank == 0 and _save_model(paths, outcome.value, run.tracked.get("model"))
-        except StoreError as error:
-            if not stopped or run.finishing:
-                raise  # nothing is COMPLETED whose model is not saved
-            usable = False
-            recorder.warn(f"the model could not be saved: {error}")
+        usable = ranks.rank == 0 and _leave_model(run, recorder, outcome.value, stopped=stopped)
         ranks.close()
     except KeyboardInterrupt as interrupt:
         outcome.error = interrupt
@@ -161,30 +145,56 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
     except BaseException as error:  # the boundary of user code: all it raises is told
         outcome.error = error
         if ranks.rank > 0 or (ranks.world_size > 1 and is_loss_of_a_peer(error)):
-            told, lost = error_info(error, hide=__file__), is_loss_of_a_peer(error)
-            if lost:
-                told = ErrorInfo("LostRank", f"rank {ranks.rank} lost another one", told.traceback)
-            tell_rank_end(paths, ranks.rank, told, lost=lost)
-            raise RankEndError(told.message) from error
+            raise _rank_end(recorder.store.paths(run.job_id), ranks.rank, error) from error
         return failed(error, hide=__file__)
-    if stopped and run.control.ended_by is EndedBy.LOST:
-        saved = "; what it had is saved" if run.tracked else ""
-        return Ending(Status.INTERRUPTED, EndedBy.LOST, f"the interpreter that ran it was shut down{saved}")
-    ended_by, message = run.control.ended_by, recorder.record.message
-    timed_out = ended_by is EndedBy.TIME_LIMIT and recorder.record.status is Status.STOPPING
-    limit = f"its time limit of {duration(recorder.record.limits.max_time_s or 0)}"
-    if stopped and not (run.finishing and usable):
-        if ended_by is EndedBy.USER or timed_out:
-            message = f"stopped by {limit}" if timed_out else "stopped on request"
-        return Ending(Status.STOPPED, ended_by, message + ("; model saved" if usable else ""))
-    if ended_by is EndedBy.USER or timed_out:
-        if not run.finishing:
-            ended_by, message = EndedBy.EPOCHS, "ran to its end before the request took effect"
-            if timed_out:
-                message = f"ran to its end when {limit} was reached"
-        else:
-            message = f"finished by {limit}" if timed_out else "finished early on request"
-    return Ending(Status.COMPLETED, ended_by, message)
+    record, ended_by = recorder.record, run.control.ended_by
+    timed_out = ended_by is EndedBy.TIME_LIMIT and record.status is Status.STOPPING
+    return reached(
+        ended_by,
+        record.message,
+        stopped=stopped,
+        finishing=run.finishing,
+        usable=usable,
+        saved=bool(run.tracked),
+        limit=f"its time limit of {duration(record.limits.max_time_s or 0)}" if timed_out else "",
+    )
+
+
+def _call(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> bool:
+    """Call the function; return whether it was cut, rather than came to its own end."""
+    try:
+        with random_numbers(recorder.record, warn=run.warn, note=lambda told: recorder.note(randomness=told)):
+            outcome.value = task.function(run, **task.arguments)
+        outcome.returned = True
+        if (stopped := run.stopped) and run.tracked:
+            run.save_now()
+    except StopRun:
+        return True
+    return stopped
+
+
+def _leave_model(run: Run, recorder: Recorder, returned: Any, *, stopped: bool) -> bool:
+    """Save the model, if there is one; return whether there is.
+
+    Raises:
+        StoreError: it could not be saved, and nothing is COMPLETED whose model is not.
+    """
+    try:
+        return _save_model(recorder.store.paths(run.job_id), returned, run.tracked.get("model"))
+    except StoreError as error:
+        if not stopped or run.finishing:
+            raise
+        recorder.warn(f"the model could not be saved: {error}")
+        return False
+
+
+def _rank_end(paths: JobPaths, rank: int, error: BaseException) -> RankEndError:
+    """Write down what one of several ranks knows of its end, for who started them."""
+    told, lost = error_info(error, hide=__file__), is_loss_of_a_peer(error)
+    if lost:
+        told = ErrorInfo("LostRank", f"rank {rank} lost another one", told.traceback)
+    tell_rank_end(paths, rank, told, lost=lost)
+    return RankEndError(told.message)
 
 
 def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
