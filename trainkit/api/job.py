@@ -29,7 +29,8 @@ from trainkit.errors import (
     did_you_mean,
 )
 from trainkit.files.paths import JobPaths
-from trainkit.files.record import CheckpointInfo, Record, Status, to_dict, to_jsonable
+from trainkit.files.plain import to_jsonable
+from trainkit.files.record import CheckpointInfo, Record, Status, to_dict
 from trainkit.files.store import Store
 from trainkit.files.streams import tail
 from trainkit.resuming.kept import available

@@ -12,7 +12,8 @@ from trainkit.api.attempts import begin
 from trainkit.api.job import Job
 from trainkit.errors import OptionError, did_you_mean
 from trainkit.files.paths import check_job_id, new_job_id
-from trainkit.files.record import Limits, Randomness, Record, Resources, Status, to_jsonable
+from trainkit.files.plain import to_jsonable
+from trainkit.files.record import Limits, Randomness, Record, Resources, Status
 from trainkit.files.store import Store
 from trainkit.files.units import seconds
 from trainkit.resuming.randomness import OWN_GENERATORS, check_seed

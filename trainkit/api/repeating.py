@@ -12,7 +12,8 @@ import msgspec
 from trainkit.api.attempts import begin_from_files
 from trainkit.errors import CheckpointError, OptionError, StateError, did_you_mean
 from trainkit.files.paths import JobPaths, check_job_id, new_job_id
-from trainkit.files.record import CheckpointInfo, Parent, Record, Status, to_jsonable
+from trainkit.files.plain import to_jsonable
+from trainkit.files.record import CheckpointInfo, Parent, Record, Status
 from trainkit.files.store import Store
 from trainkit.resuming.checkpoints import adopt
 from trainkit.resuming.kept import BASE, Kept, file_of, find, kept

@@ -6,7 +6,6 @@ The table of states is here and nowhere else; :func:`check_change` is the one fu
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
@@ -14,10 +13,9 @@ from typing import Any, cast
 import msgspec
 
 from trainkit.errors import RecordError, StateError
+from trainkit.files.plain import allow_non_finite, from_plain, to_plain
 
 SCHEMA_VERSION = 1
-#: Longer lists are shown by their length.
-LONG_LIST = 1000
 
 
 class Status(str, Enum):
@@ -294,68 +292,7 @@ class Record(msgspec.Struct, kw_only=True):
     run_for_s: float = 0.0
 
 
-# --- strict JSON ---------------------------------------------------------------------------------
-# The protobuf JSON mapping writes non-finite numbers as these strings; browsers and jq then still
-# read the file on the day the loss diverges.  https://protobuf.dev/programming-guides/json/
-
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-
-def to_plain(value: Any) -> Any:
-    """Return the value with every non-finite float replaced by its string, at any depth.
-
-    >>> to_plain({"loss": float("nan"), "lr": [1.0, float("-inf")]})
-    {'loss': 'NaN', 'lr': [1.0, '-Infinity']}
-    """
-    if type(value) is float:
-        if math.isfinite(value):
-            return value
-        return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
-    if isinstance(value, Mapping):
-        return {to_plain(str(key)): to_plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [to_plain(item) for item in value]
-    if isinstance(value, str) and not value.isascii():
-        # File names that are no UTF-8 come as lone surrogates, which JSON cannot hold.
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
-
-
-def from_plain(value: Any) -> Any:
-    """Undo :func:`to_plain`.
-
-    >>> from_plain({"loss": "Infinity", "name": "fit"})
-    {'loss': inf, 'name': 'fit'}
-    """
-    if type(value) is str:
-        return _NON_FINITE.get(value, value)
-    if type(value) is dict:
-        return {key: from_plain(item) for key, item in value.items()}
-    if type(value) is list:
-        return [from_plain(item) for item in value]
-    return value
-
-
-def to_jsonable(value: Any) -> Any:
-    """Return a parameter as JSON can hold it: numbers, text, lists and mappings as they are, else its repr.
-
-    >>> to_jsonable({"lr": 0.1, "sizes": (64, 64), "act": len})
-    {'lr': 0.1, 'sizes': [64, 64], 'act': '<built-in function len>'}
-    """
-    if isinstance(value, Enum):
-        return to_jsonable(value.value)
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return to_jsonable(value.item())  # a scalar of numpy or torch
-    if isinstance(value, Mapping):
-        return {str(key): to_jsonable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        # A parameter is read by people; data belongs into files.
-        many = len(value) > LONG_LIST
-        return f"{type(value).__name__} of {len(value)} values" if many else [to_jsonable(item) for item in value]
-    text = repr(value)
-    return text if len(text) <= 200 else text[:197] + "..."
+# --- JSON ----------------------------------------------------------------------------------------
 
 
 def encode(record: Record) -> bytes:
@@ -457,14 +394,3 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "trainkit job record"
     return cast("dict[str, Any]", allow_non_finite(schema))
-
-
-def allow_non_finite(node: Any) -> Any:
-    """Return a JSON Schema in which every number may also be one of the three strings of :func:`to_plain`."""
-    if isinstance(node, dict):
-        if node.get("type") == "number":
-            return {"anyOf": [{**node}, {"enum": list(_NON_FINITE)}]}
-        return {key: allow_non_finite(item) for key, item in node.items()}
-    if isinstance(node, list):
-        return [allow_non_finite(item) for item in node]
-    return node

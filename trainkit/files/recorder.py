@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from trainkit.errors import StoreError
 from trainkit.files.endings import Ending, put
 from trainkit.files.metrics import LINES_AT_ONCE, MetricsWriter
-from trainkit.files.record import Phase, Record, Status, Throughput, check_change, to_dict, to_jsonable
+from trainkit.files.plain import to_jsonable
+from trainkit.files.record import Phase, Record, Status, Throughput, check_change, encode
 from trainkit.files.store import Store
 from trainkit.files.streams import Appender
 
@@ -342,7 +341,7 @@ class Recorder:
         self.before_refresh()
         self._measure_speed(now)
         self._refreshed_at = now
-        seen = msgspec.json.encode(to_dict(self.record))
+        seen = encode(self.record)
         stale = now - (self.record.heartbeat_at or 0.0)
         if seen != self._written or not 0 <= stale < HEARTBEAT_S:
             self.record.updated_at = self.record.heartbeat_at = now
@@ -353,7 +352,7 @@ class Recorder:
         now = self.clock()
         self.record.updated_at = self.record.heartbeat_at = now
         self.store.write_record(self.record, durable=durable)
-        self._written = msgspec.json.encode(to_dict(self.record))
+        self._written = encode(self.record)
 
 
 class _Nowhere(Appender):

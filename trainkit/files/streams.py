@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from trainkit.errors import telling
-from trainkit.files.record import from_plain, to_plain
+from trainkit.files.plain import from_plain, to_plain
 
 _encoder = msgspec.json.Encoder()
 

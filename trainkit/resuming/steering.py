@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from trainkit.errors import RecordError
-from trainkit.files.record import from_plain, to_plain
+from trainkit.files.plain import from_plain, to_plain
 from trainkit.files.streams import tail
 
 #: A place between two steps: which loop over epochs, epoch, loop over batches within it, steps begun.

@@ -109,7 +109,8 @@ def is_waited_for(store: Store, record: Record) -> bool:
 
 
 def _key(store: Store, record: Record) -> str:
-    return f"{store.root}:{record.job_id}:{record.attempt}"
+    # By its real name: whoever comes to the same folder by a link means the same job.
+    return f"{os.path.realpath(store.root)}:{record.job_id}:{record.attempt}"
 
 
 def _run(

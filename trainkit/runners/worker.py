@@ -23,7 +23,8 @@ from trainkit.files.locks import FileLock
 from trainkit.files.modelfile import exported
 from trainkit.files.owners import this_process
 from trainkit.files.paths import JobPaths
-from trainkit.files.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status, to_jsonable
+from trainkit.files.plain import to_jsonable
+from trainkit.files.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
 from trainkit.files.recorder import Recorder, SilentRecorder
 from trainkit.files.store import Store, write_atomically
 from trainkit.files.units import duration

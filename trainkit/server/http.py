@@ -14,7 +14,7 @@ from tornado import web
 
 from trainkit.errors import did_you_mean
 from trainkit.files.paths import check_job_id
-from trainkit.files.record import to_plain
+from trainkit.files.plain import to_plain
 from trainkit.server.messages import Answer, ProblemAnswer, Reply
 from trainkit.server.problems import RefusedError, refused, type_of
 from trainkit.server.site import Site

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 import trainkit
-from trainkit.files.record import Record, allow_non_finite
+from trainkit.files.plain import allow_non_finite
+from trainkit.files.record import Record
 from trainkit.server.http import Route
 from trainkit.server.messages import HealthAnswer, JobRequest, ProblemAnswer
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from trainkit.errors import OptionError
 from trainkit.files.modelfile import exported
-from trainkit.files.record import EndedBy, Phase, to_jsonable
+from trainkit.files.plain import to_jsonable
+from trainkit.files.record import EndedBy, Phase
 from trainkit.files.recorder import Recorder
 from trainkit.ranks.group import Ranks
 from trainkit.resuming.cadence import Cadence

@@ -1,0 +1,91 @@
+"""Values as strict JSON can hold them, and back.  No disk, no clock, no torch.
+
+A number that is not finite is written as a string, as in the protobuf JSON mapping, so that browsers and ``jq``
+still read the file on the day the loss diverges.  https://protobuf.dev/programming-guides/json/
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+#: Longer lists are shown by their length.
+LONG_LIST = 1000
+#: What lies deeper, or within itself, is shown by its kind.
+_DEPTH = 20
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def to_plain(value: Any) -> Any:
+    """Return the value with every non-finite float replaced by its string, at any depth.
+
+    >>> to_plain({"loss": float("nan"), "lr": [1.0, float("-inf")]})
+    {'loss': 'NaN', 'lr': [1.0, '-Infinity']}
+    """
+    if type(value) is float:
+        if math.isfinite(value):
+            return value
+        return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, Mapping):
+        return {to_plain(str(key)): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, str) and not value.isascii():
+        # File names that are no UTF-8 come as lone surrogates, which JSON cannot hold.
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
+
+
+def from_plain(value: Any) -> Any:
+    """Undo :func:`to_plain`.
+
+    >>> from_plain({"loss": "Infinity", "name": "fit"})
+    {'loss': inf, 'name': 'fit'}
+    """
+    if type(value) is str:
+        return _NON_FINITE.get(value, value)
+    if type(value) is dict:
+        return {key: from_plain(item) for key, item in value.items()}
+    if type(value) is list:
+        return [from_plain(item) for item in value]
+    return value
+
+
+def to_jsonable(value: Any, *, depth: int = _DEPTH) -> Any:
+    """Return a parameter as JSON can hold it: numbers, text, lists and mappings as they are, else its repr.
+
+    >>> to_jsonable({"lr": 0.1, "sizes": (64, 64), "act": len})
+    {'lr': 0.1, 'sizes': [64, 64], 'act': '<built-in function len>'}
+    """
+    if isinstance(value, Enum):
+        return to_jsonable(value.value, depth=depth)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return to_jsonable(value.item(), depth=depth)  # a scalar of numpy or torch
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        if depth == 0:
+            return f"{type(value).__name__} of {len(value)} values"
+        if isinstance(value, Mapping):
+            return {str(key): to_jsonable(item, depth=depth - 1) for key, item in value.items()}
+        # A parameter is read by people; data belongs into files.
+        many = len(value) > LONG_LIST
+        return to_jsonable(value, depth=0) if many else [to_jsonable(item, depth=depth - 1) for item in value]
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - a class of the user's, which may raise anything
+        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def allow_non_finite(node: Any) -> Any:
+    """Return a JSON Schema in which every number may also be one of the three strings of :func:`to_plain`."""
+    if isinstance(node, dict):
+        if node.get("type") == "number":
+            return {"anyOf": [{**node}, {"enum": list(_NON_FINITE)}]}
+        return {key: allow_non_finite(item) for key, item in node.items()}
+    if isinstance(node, list):
+        return [allow_non_finite(item) for item in node]
+    return node
