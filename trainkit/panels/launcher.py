@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -138,7 +139,8 @@ class Launcher(Panel):
                     _log.exception("the launcher could not do what the page asked for")
                 self._starting = False
                 about = "start" if work == self._begin_job else "table"
-                self._outbox.append(({"type": "refused", "about": about, "message": told(error)}, []))
+                message = told(error).replace(f"{self.store.root}{os.sep}", "")  # tables are offered below it
+                self._outbox.append(({"type": "refused", "about": about, "message": message}, []))
 
         # In the panel's own context: on ipykernel 7 it says which cell the job's messages belong to.
         context = self._context.copy()

@@ -145,7 +145,7 @@ class Panel(anywidget.AnyWidget):
     def broken(self, error: Exception) -> None:
         """Tell the page what ended the refreshing."""
         if not self._closed:
-            self._context.run(self._deliver, ({"type": "trouble", "message": told(error)}, []))
+            self._context.copy().run(self._deliver, ({"type": "trouble", "message": told(error)}, []))
 
     def _deliver(self, message: Message) -> None:
         content, buffers = message
