@@ -1,10 +1,10 @@
 """Train to the end in one go, and again with kills on the way, and compare every bit.
 
 ``python resume_chain.py CHAINS FOLDER [OMIT]`` prints one JSON object.  Each chain is table training, or a
-network with BatchNorm, dropout, augmentation, a scheduler, a gradient scaler, generators of its own and an average
-of its weights, cut by one to three SIGKILLs at random steps.  OMIT leaves one thing out of the checkpoints, which
-must make the harness fail.  Attempts are forked from a parent that has imported torch, and what the first
-optimizer step would import, but has computed nothing with it.
+network with BatchNorm, dropout, augmentation, schedulers, a gradient scaler, generators of its own, an average
+of its weights and, without loader workers, a second loop in each epoch, cut by one to three SIGKILLs at random
+steps.  OMIT leaves one thing out of the checkpoints, which must make the harness fail.  Attempts are forked from a
+parent that has imported torch, and what the first optimizer step would import, but has computed nothing with it.
 """
 
 from __future__ import annotations
@@ -70,12 +70,19 @@ def train(run: Any, workers: int, own_generator: bool, save_every: int, kill_at:
     # A factor that is no power of two, so that what the scale is shows in the last bits.
     scaler = torch.amp.GradScaler("cpu", init_scale=3.0, growth_factor=1.7, growth_interval=2)
     noise, draws = torch.Generator().manual_seed(7), np.random.default_rng(8)
+    warm_up = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=3)
     run.track(model=model, optimizer=optimizer, scheduler=scheduler, average=average)
-    run.track(scaler=scaler, noise=noise, draws=draws)
+    run.track(scaler=scaler, noise=noise, draws=draws, warm_up=warm_up)
     run.checkpoint_every(steps=save_every)
+    few = torch.utils.data.DataLoader(torch.arange(8.0), batch_size=4, shuffle=True)
     for _ in run.epochs(4):
         model.train()
-        scale = 1 + 0.1 * random.random()  # drawn between the top of the epoch and its batches
+        # What is done between the top of the epoch and its batches is done again after a cut.
+        scale = (1 + 0.1 * random.random()) * (1 + 0.1 * draws.random())
+        if run.step:
+            warm_up.step()
+        if run.epoch % 2 == 0:
+            run.checkpoint()
         for x, y in run.batches(loader):
             x = x * scale + 0.1 * torch.randn(x.shape, generator=noise) + 0.1 * np.random.rand() * random.random()
             loss = torch.nn.functional.cross_entropy(model(x), y) * (1 + 0.1 * draws.random())
@@ -87,8 +94,14 @@ def train(run: Any, workers: int, own_generator: bool, save_every: int, kill_at:
             run.log(loss=loss)
             if run.step == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
+        shift = random.random() + draws.random()  # and between two loops
+        for numbers in run.batches(few) if not workers else ():
+            with torch.no_grad():
+                model[-1].bias += 0.01 * shift * numbers[:3] * torch.rand(3, generator=noise)
+            if run.step == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
         scheduler.step()
-        if run.epoch % 2 == 0:
+        if run.epoch % 2:
             run.checkpoint()
     return average
 
@@ -168,7 +181,7 @@ def leave_out(what: str) -> Callable[..., Any]:
             fresh = plain_random_state(random_state_at_start())
             content["random"] = {**content["random"], what.partition(".")[2]: fresh[what.partition(".")[2]]}
         elif what == "offset":
-            content["offset"] = max(0, content["offset"] - 1)
+            content["part_offset"] = max(0, content["part_offset"] - 1)
         else:
             content[what] = {}
         return save(paths, content, **rest)

@@ -24,7 +24,9 @@ OMISSIONS = [
     "random.numpy",
     "random.torch",
     "epoch_random",
+    "epoch_generators",
     "loaders_random",
+    "parts",
     "offset",
 ]
 

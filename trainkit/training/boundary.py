@@ -17,7 +17,6 @@ from trainkit.resuming.cadence import Cadence
 from trainkit.resuming.checkpoints import save, save_resume
 from trainkit.resuming.kept import Kept
 from trainkit.resuming.place import Place
-from trainkit.resuming.states import state_of
 from trainkit.resuming.steering import Change, History, Plan, Position
 from trainkit.training.control import Control
 from trainkit.training.devices import move
@@ -47,7 +46,7 @@ class Boundary:
         gradients: takes the norm of the gradients, when it is asked to.
 
     Attributes:
-        tracked: what a checkpoint holds, by name.
+        tracked: what a checkpoint holds.
         extras: what it holds besides, of ours.
         cadence: when a checkpoint is due by itself.
         device: where the run trains, once it is known.
@@ -77,7 +76,7 @@ class Boundary:
         self._kept = Kept(self._paths)
         self._saved_at: Position | None = None
         self._best_saved = recorder.record.best
-        self.tracked: dict[str, Any] = {}
+        self.tracked = place.tracked
         self.extras: dict[str, Any] = {}
         self.cadence = Cadence()
         self.device: str | None = None
@@ -181,7 +180,7 @@ class Boundary:
         with self.cadence.taking(self._place.step, self._recorder.clock):
             with self._recorder.phase(Phase.CHECKPOINTING):
                 # What differs between ranks is kept of each, all else is that of rank 0.
-                own = self._ranks.gather({"place": self._place.content(), "generators": self._generators()})
+                own = self._ranks.gather({"place": self._place.content(), "generators": self.tracked.generators()})
                 if self._ranks.rank == 0:
                     self._save_as_first(own, begun_at, reason)
             self._control.checkpoint_wanted = False  # also where it was asked for meanwhile: this is the one
@@ -194,7 +193,7 @@ class Boundary:
             "job_id": self._recorder.record.job_id,
             "position": list(self._place.position),
             "changes": len(self._history.made),
-            "tracked": {name: state_of(thing) for name, thing in self.tracked.items()},
+            "tracked": self.tracked.states(),
             "extras": {name: thing.state_dict() for name, thing in self.extras.items()},
             "params": to_jsonable(self._params),
             "ranks": own if len(own) > 1 else [],
@@ -210,10 +209,6 @@ class Boundary:
             self._recorder.warn(
                 f"no checkpoint could be saved ({error}); the training goes on and tries again later"
             )
-
-    def _generators(self) -> dict[str, Any]:
-        """The states of what is tracked by generators, which draw other numbers on every rank."""
-        return {name: state_of(thing) for name, thing in self.tracked.items() if not hasattr(thing, "state_dict")}
 
     def _write(self, content: dict[str, Any], now: float, reason: str | None) -> None:
         recorder, place = self._recorder, self._place

@@ -20,7 +20,7 @@ from trainkit.ranks.group import ALONE, Ranks, unwrapped
 from trainkit.resuming.determinism import LIBRARIES, doubts_of_loader, restore_compute
 from trainkit.resuming.place import Place, of_rank
 from trainkit.resuming.randomness import OWN_IN_A_THREAD
-from trainkit.resuming.states import has_state, restore
+from trainkit.resuming.states import has_state
 from trainkit.resuming.steering import History, Plan
 from trainkit.training.boundary import Boundary, StopRun
 from trainkit.training.control import Control
@@ -79,7 +79,6 @@ class Run:
             own_random = ("torch",)
         resumed = of_rank(resumed, ranks.rank, ranks.world_size) if resumed else None
         self._place = Place(keeps_random=own_random, saved=resumed, world_size=ranks.world_size)
-        self._saved_objects: Mapping[str, Any] = resumed["tracked"] if resumed else {}
         self._boundary = Boundary(
             recorder,
             self.params,
@@ -188,21 +187,26 @@ class Run:
                 self.warn(self._doubt + doubt)
         agreement = control.agreement
         batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
-        batches = self.stopwatch.timed(batches)
-        while True:
-            if place.step >= agreement.at_step:
-                agreement.meet(place.step)
-            # Before the next batch is fetched: fetching may draw random numbers.
-            if control.attention or place.step >= place.wake_at:
-                if self._boundary.attend():
+        batches, part, exhausted = self.stopwatch.timed(batches), place.part, False
+        try:
+            while True:
+                if place.step >= agreement.at_step:
+                    agreement.meet(place.step)
+                # Before the next batch is fetched: fetching may draw random numbers.
+                if control.attention or place.step >= place.wake_at:
+                    if self._boundary.attend():
+                        return
+                    batches = self.stopwatch.timed(batches)
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    exhausted = True
                     return
-                batches = self.stopwatch.timed(batches)
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            place.begin_step()
-            yield batch
+                place.begin_step()
+                yield batch
+        finally:
+            if control.ending is None:  # a loop that is left because the run ends is one to come back into
+                place.end_batches(part, exhausted=exhausted)
 
     def _expect(self, ahead: int | None) -> None:
         if ahead is not None:
@@ -357,14 +361,7 @@ class Run:
                     f"run.track({name}=...) got {type(thing).__name__}, which has neither state_dict and "
                     "load_state_dict nor get_state and set_state, and is no random generator"
                 )
-            thing = unwrapped(thing)
-            self._boundary.tracked[name] = thing
-            saved = self._saved_objects.get(name)
-            if saved is not None:
-                restore(thing, saved)
-                if hasattr(thing, "param_groups"):
-                    # An earlier attempt has stepped; without this torch warns of a scheduler that steps first.
-                    thing._opt_called = True
+            self._boundary.tracked.add(name, unwrapped(thing))
 
     def checkpoint(self) -> None:
         """Save what is tracked, the random state and the place in the loops, at the end of the current step.
