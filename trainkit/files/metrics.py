@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from trainkit.files.record import Best, Record
@@ -58,37 +59,17 @@ class MetricsWriter:
         """
         count = min(len(self.pending), LINES_AT_ONCE)
         take = self.pending.popleft
-        taken = [take() for _ in range(count)]
-        if any(type(value) is not float for *_, values in taken for value in values.values()):
-            taken = self._read_out(taken)
-        lines: list[dict[str, Any]] = []
-        attempt, (metric, mode) = self.record.attempt, self.watched
-        newest: dict[str, float] = {}
-        fresh: dict[str, float] = {}
-        non_finite: dict[str, int] = {}
-        for step, epoch, logged_at, values in taken:
-            if not values.keys().isdisjoint(RESERVED):
-                values = self._renamed(values)
-            if not values:
-                continue
-            lines.append({"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **values})
-            fresh.update(values)
-            if metric in values:
-                self._watch(metric, mode, values[metric], step, epoch)
-            if not math.isfinite(sum(values.values())):
-                for name, number in values.items():
-                    if not math.isfinite(number):
-                        non_finite.setdefault(name, step)
-            if self._lines_told < _TOLD_ONE_BY_ONE:
-                self._lines_told += 1
-                self.on_metrics(step, fresh, non_finite)
-                newest |= fresh
-                fresh, non_finite = {}, {}
-        newest |= fresh
-        if newest:
-            # A new dict: others may be encoding the old one.
-            self.record.metrics = {**self.record.metrics, **newest}
-            self.record.loss = newest.get("loss", self.record.loss)
+        taken = self._sound([take() for _ in range(count)])
+        alone = min(max(0, _TOLD_ONE_BY_ONE - self._lines_told), len(taken))
+        self._lines_told += alone
+        for line in taken[:alone]:
+            self._tell([line])
+        attempt = self.record.attempt
+        lines = [
+            {"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **values}
+            for step, epoch, logged_at, values in taken
+        ]
+        self._note(taken)
         if self._stream.left_bytes > _LEFT_BYTES:
             self.dropped += len(lines)
             lines = []
@@ -96,8 +77,32 @@ class MetricsWriter:
             self._stream.append(lines)
         else:
             self._stream.flush()
-        if fresh:
-            self.on_metrics(taken[-1][0], fresh, non_finite)
+        if rest := taken[alone:]:
+            self._tell(rest)
+
+    def _note(self, taken: list[Logged]) -> None:
+        """Put the newest values, and the best one, into the record."""
+        newest = _newest(taken)
+        if not newest:
+            return
+        # A new dict: others may be encoding the old one.
+        self.record.metrics = {**self.record.metrics, **newest}
+        self.record.loss = newest.get("loss", self.record.loss)
+        metric, mode = self.watched
+        if metric in newest:
+            for step, epoch, _, values in taken:
+                if metric in values:
+                    self._watch(metric, mode, values[metric], step, epoch)
+
+    def _tell(self, taken: list[Logged]) -> None:
+        """Tell of lines, as if they were one, and where a metric was not finite in them for the first time."""
+        non_finite: dict[str, int] = {}
+        if not math.isfinite(sum(_numbers_of(taken))):
+            for step, _, _, values in taken:
+                for name, number in values.items():
+                    if not math.isfinite(number):
+                        non_finite.setdefault(name, step)
+        self.on_metrics(taken[-1][0], _newest(taken), non_finite)
 
     def sync(self) -> None:
         """Return when what was written is on the disk.
@@ -110,6 +115,15 @@ class MetricsWriter:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+    def _sound(self, taken: list[Logged]) -> list[Logged]:
+        """Have nothing but floats in the lines, under names of their own, and no line without any."""
+        if set(map(type, _numbers_of(taken))) - {float}:
+            taken = self._read_out(taken)
+        names: set[str] = set().union(*[line[3] for line in taken])
+        if not names.isdisjoint(RESERVED):
+            taken = [(*line[:3], self._renamed(line[3])) for line in taken]
+        return [line for line in taken if line[3]]
 
     def _read_out(self, taken: list[Logged]) -> list[Logged]:
         """Turn everything that was logged into floats; what is on a device is fetched all at once."""
@@ -145,3 +159,17 @@ class MetricsWriter:
         better = best is None or (value < best.value if mode == "min" else value > best.value)
         if better and value == value:
             self.record.best = Best(metric=metric, value=value, step=step, epoch=epoch, mode=mode)
+
+
+# While lines are looked at the training may have to wait for its turn: so it is done in few and quick passes.
+
+
+def _numbers_of(taken: list[Logged]) -> Iterable[Any]:
+    return chain.from_iterable([line[3].values() for line in taken])
+
+
+def _newest(taken: list[Logged]) -> dict[str, float]:
+    newest: dict[str, float] = {}
+    for line in taken:
+        newest.update(line[3])
+    return newest

@@ -247,10 +247,9 @@ class Run:
         place = self._place
         if place.steps_by_log:
             self._step_of_a_bare_loop()
-        for value in values.values():
+        for name, value in values.items():
             if type(value) is not float:
-                values = {name: each if type(each) is float else taken(each) for name, each in values.items()}
-                break
+                values[name] = taken(value)
         self._put((place.step if step is None else int(step), place.epoch, time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
