@@ -15,40 +15,12 @@ import trainkit as tk
 from trainkit.errors import OptionError
 from trainkit.files.record import Status
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+from .learning import furthest, learns
+from .places import PROCESSES
+
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(600)]
 Eventually = Callable[..., None]
 PENGUINS = Path(__file__).parents[2] / "notebooks" / "penguins.csv"
-
-
-def learns(
-    run: Any, epochs: int = 3, batch_size: int = 16, pause_s: float = 0.0, lr: float = 0.05, fails_on: int = -1
-) -> Any:
-    """Train a small network as people write it."""
-    import time
-
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
-
-    torch.manual_seed(0)
-    x = torch.randn(256, 8)
-    y = x @ torch.randn(8, 1)
-    model = run.prepare(torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1)))
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
-    generator = torch.Generator().manual_seed(1)
-    run.track(model=model, optimizer=optimizer)
-    run.checkpoint_every(steps=10)
-    loader = DataLoader(TensorDataset(x, y), batch_size, shuffle=True, generator=generator)
-    for _ in run.epochs(epochs):
-        for rows, targets in run.batches(loader):
-            if run.rank == fails_on and run.step == 5:
-                raise ValueError("the data is wrong")
-            loss = torch.nn.functional.mse_loss(model(rows), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            run.log(loss=loss)
-            time.sleep(pause_s)
-    return model
 
 
 def test_two_ranks_reach_the_weights_of_one_with_the_combined_batch(root: Path) -> None:
@@ -58,22 +30,10 @@ def test_two_ranks_reach_the_weights_of_one_with_the_combined_batch(root: Path) 
     assert [one.wait(60), two.wait(60)] == [Status.COMPLETED] * 2
     assert two.record.runner == "process"
     assert (one.record.step, two.record.step) == (24, 24)
-    for (name, a), (_, b) in zip(one.model().items(), two.model().items(), strict=True):
-        assert not name.startswith("module."), "a model file is that of one rank"
-        assert (a - b).abs().max() < 1e-5, name
+    apart = furthest(one.model(), two.model())  # of the same names: a model file is that of one rank
+    print(f"two ranks from one with the combined batch, a loop: {apart:.1e} apart")
+    assert apart < 1e-5
     assert len(two.metrics()) == 24, "one line a step: rank 0 reports"
-
-
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two state dicts are the same to rounding."""
-    return all((a[name] - b[name]).abs().max() < 2e-5 for name in a)
-
-
-def started(job: tk.Job, eventually: Eventually, *, step: int = 3) -> tk.Job:
-    """Wait until a job has taken a few steps."""
-    eventually(lambda: job.record.step > step or job.done(), within_s=120)
-    assert job.state is Status.RUNNING, job.record.message
-    return job
 
 
 def test_two_ranks_make_of_a_table_what_one_makes(root: Path) -> None:
@@ -84,15 +44,15 @@ def test_two_ranks_make_of_a_table_what_one_makes(root: Path) -> None:
     assert [one.wait(120), two.wait(120)] == [Status.COMPLETED] * 2
     assert one.record.step == two.record.step
     a, b = (job.model().network.state_dict() for job in (one, two))
-    assert sorted(a) == sorted(b)
-    assert same(a, b)
+    print(f"two ranks from one, a table: {furthest(a, b):.1e} apart")
+    assert furthest(a, b) < 2e-5
 
 
 def test_a_stop_and_a_change_reach_all_ranks_at_the_same_step_and_other_ranks_go_on(
     root: Path, eventually: Eventually
 ) -> None:
     """Neither hangs; what was saved is whole, and one rank goes on from what two have saved."""
-    job = started(tk.submit(learns, ranks=2, epochs=60, pause_s=0.02), eventually)
+    job = PROCESSES.started(tk.submit(learns, ranks=2, epochs=60, pause_s=0.02), eventually)
     job.set(lr=0.01)
     eventually(lambda: any(event["event"] == "change" for event in job.events()))
     assert job.pause() is Status.PAUSED
@@ -108,51 +68,23 @@ def test_a_stop_and_a_change_reach_all_ranks_at_the_same_step_and_other_ranks_go
     assert saved.step == job.record.step, "a stop saves"
     job.resume(ranks=1)
     assert job.record.resources.ranks == 1
-    started(job, eventually, step=saved.step or 0)
+    PROCESSES.started(job, eventually, step=saved.step or 0)
     assert any("goes on with 1 ranks, it had 2" in event.get("message", "") for event in job.events())
     job.stop()
     assert job.wait(30) is Status.STOPPED
-
-
-def test_a_killed_rank_begins_again_from_the_checkpoint_and_reaches_the_same_weights(
-    root: Path, eventually: Eventually
-) -> None:
-    """The restart is in the record and among the events; the steps that were lost are made again, bit for bit."""
-    whole = tk.submit(learns, ranks=2, epochs=8)
-    assert whole.wait(120) is Status.COMPLETED
-    job = started(tk.submit(learns, ranks=2, epochs=8, pause_s=0.05, retries=1), eventually, step=22)
-    eventually(lambda: len(job.record.ranks) == 2)
-    os.kill(job.record.ranks[1].pid, signal.SIGKILL)
-    assert job.wait(120) is Status.COMPLETED
-    record = job.record
-    assert (record.restarts, record.attempt) == (1, 2)
-    told = next(event["message"] for event in job.events() if event["event"] == "restart")
-    assert told == "restart 1 of 1, from its checkpoint: rank 1 was ended by SIGKILL"
-    a, b = whole.model(), job.model()
-    assert all(a[name].equal(b[name]) for name in a)
 
 
 def test_without_retries_a_lost_rank_interrupts_the_job_and_nobody_is_left(
     root: Path, eventually: Eventually
 ) -> None:
     """With nobody to end the others they would wait for ever."""
-    job = started(tk.submit(learns, ranks=2, epochs=1000, pause_s=0.02), eventually)
+    job = PROCESSES.started(tk.submit(learns, ranks=2, epochs=1000, pause_s=0.02), eventually)
     eventually(lambda: len(job.record.ranks) == 2)
     pids = [each.pid for each in job.record.ranks]
     os.kill(pids[0], signal.SIGKILL)
     assert job.wait(60) is Status.INTERRUPTED
     assert job.record.message == "rank 0 was ended by SIGKILL"
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
-
-
-def test_an_exception_of_any_rank_is_that_of_the_job_and_is_not_tried_again(root: Path) -> None:
-    """Not the error of the rank that waited for it in vain."""
-    for rank in (0, 1):
-        job = tk.submit(learns, ranks=2, fails_on=rank, retries=3)
-        assert job.wait(60) is Status.FAILED
-        error = job.record.error
-        assert error is not None
-        assert (error.type, error.message, job.record.restarts) == ("ValueError", "the data is wrong", 0)
 
 
 def test_what_cannot_be_is_refused_before_anything_is_made(root: Path) -> None:

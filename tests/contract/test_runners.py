@@ -25,23 +25,54 @@ from trainkit.runners import RUNNERS
 from trainkit.runners import runner as find_runner
 from trainkit.runners.slots import LIMIT_VARIABLE
 
-#: A new runner is one line here.
-RUNNERS_UNDER_TEST = ["thread", "process"]
-#: Those that need more than this suite: its tests, as far as they apply, are in test_ray.py.
-ELSEWHERE = ["ray"]
+from .learning import furthest, learns
+from .places import PLACES, PROCESS, PROCESSES, RAY, RAY_RANKS, THREAD, Where
 
 Eventually = Callable[..., None]
+
+#: Starting ranks takes seconds, on a cluster many.  There the short form is these, and the long form is all.
+SHORT_FORM = {
+    PROCESSES: {
+        "test_completes",
+        "test_stops_at_the_next_step",
+        "test_killed_processes_begin_again_from_the_checkpoint",
+        "test_an_exception_of_one_rank_is_that_of_the_job",
+        "test_it_outlives_its_notebook",
+        "test_kill",
+    },
+    RAY: {"test_stops_at_the_next_step"},
+    RAY_RANKS: {"test_completes", "test_it_outlives_its_notebook"},
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test in every place that it is for, in the form that the place allows."""
+    if "where" not in metafunc.fixturenames:
+        return
+    marked = []
+    for place in getattr(metafunc.function, "places", PLACES):
+        marks = []
+        if place in SHORT_FORM:
+            marks = [pytest.mark.ray if place.runner == "ray" else pytest.mark.ranks, pytest.mark.timeout(600)]
+            if metafunc.function.__name__ not in SHORT_FORM[place]:
+                marks.append(pytest.mark.long)
+        marked.append(pytest.param(place, id=str(place), marks=marks))
+    metafunc.parametrize("where", marked, indirect=True)
+
+
+def only_in(*places: Where) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Mark a test that means nothing elsewhere."""
+
+    def mark(test: Callable[..., None]) -> Callable[..., None]:
+        test.places = places  # type: ignore[attr-defined]
+        return test
+
+    return mark
 
 
 def test_every_runner_is_under_test() -> None:
     """A runner that is not in the contract suite is not a runner."""
-    assert sorted(RUNNERS_UNDER_TEST + ELSEWHERE) == sorted(RUNNERS)
-
-
-@pytest.fixture(params=RUNNERS_UNDER_TEST)
-def runner(request: pytest.FixtureRequest, root: Path) -> str:
-    """The name of a runner, with a root for its jobs."""
-    return str(request.param)
+    assert {place.runner for place in PLACES} == set(RUNNERS)
 
 
 def functions() -> dict[str, Callable[..., Any]]:
@@ -51,9 +82,9 @@ def functions() -> dict[str, Callable[..., Any]]:
         print("counting begins")
         seen = 0
         for epoch in run.epochs(epochs):
-            for batch in run.batches(range(batches)):
+            for _ in run.batches(range(batches)):
                 seen += 1
-                run.log(loss=1.0 / seen, batch=batch)
+                run.log(loss=1.0 / seen)
             run.log(val_loss=1.0 / (epoch + 1))
         return {"seen": seen}
 
@@ -91,22 +122,15 @@ def functions() -> dict[str, Callable[..., Any]]:
     return {f.__name__: f for f in (counts, goes_on, only_logs, asks, fails, silent)}
 
 
-def started(job: tk.Job, eventually: Eventually) -> tk.Job:
-    """Wait until a job has taken a few steps."""
-    eventually(lambda: job.record.step > 2 or job.done())
-    assert job.state is Status.RUNNING
-    return job
-
-
-def test_completes(runner: str, eventually: Eventually) -> None:
+def test_completes(where: Where, eventually: Eventually) -> None:
     """A job that ends by itself is COMPLETED, with its result, its metrics and its last place in the record."""
-    job = tk.submit(functions()["counts"], runner=runner)
-    assert job.result(timeout=60) == {"seen": 15}
+    job = where.submit(functions()["counts"], batches=5 * where.ranks)
+    assert job.result(timeout=where.within_s) == {"seen": 15}
     record = job.record
     assert (record.status, record.ended_by) == ("COMPLETED", "epochs")
     assert (record.epoch, record.epochs, record.step, record.total_steps) == (3, 3, 15, 15)
     assert record.progress == 100.0
-    assert record.params == {"epochs": 3, "batches": 5}
+    assert record.params == {"epochs": 3, "batches": 5 * where.ranks}
     assert record.best is not None
     assert (record.best.metric, record.best.epoch, record.best.value) == ("val_loss", 3, 1 / 3)
     assert record.started_at is not None
@@ -121,10 +145,10 @@ def test_completes(runner: str, eventually: Eventually) -> None:
     eventually(lambda: [e["status"] for e in job.events() if e["event"] == "state"] == ["RUNNING", "COMPLETED"])
 
 
-def test_its_output_goes_into_its_log(runner: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_output_goes_into_its_log(where: Where, capsys: pytest.CaptureFixture[str]) -> None:
     """What a job prints is in its log, and nowhere else."""
-    job = tk.submit(functions()["counts"], runner=runner)
-    job.wait(60)
+    job = where.submit(functions()["counts"])
+    job.wait(where.within_s)
     assert job.logs() == "counting begins\n"
     assert job.logs(tail=1) == "counting begins\n"
     assert job.logs(tail=0) == ""
@@ -132,11 +156,11 @@ def test_its_output_goes_into_its_log(runner: str, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == "the notebook's own\n"
 
 
-def test_fails(runner: str) -> None:
+def test_fails(where: Where) -> None:
     """An exception of the training code is in the record with the user's line, and raised by result()."""
-    job = tk.submit(functions()["fails"], runner=runner)
+    job = where.submit(functions()["fails"])
     with pytest.raises(ValueError, match="the data is wrong"):
-        job.result(timeout=60)
+        job.result(timeout=where.within_s)
     record = job.record
     assert (record.status, record.ended_by) == ("FAILED", "exception")
     assert record.error is not None
@@ -147,11 +171,11 @@ def test_fails(runner: str) -> None:
     assert job.record.loss == 2.0
 
 
-def test_stops_at_the_next_step(runner: str, eventually: Eventually) -> None:
+def test_stops_at_the_next_step(where: Where, eventually: Eventually) -> None:
     """stop() is acknowledged, takes effect at the next step, and stopping again changes nothing."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    job = where.started(where.submit(functions()["goes_on"]), eventually)
     job.stop()
-    assert job.wait(60) is Status.STOPPED
+    assert job.wait(where.within_s) is Status.STOPPED
     happened = [each.get("action") or each.get("status") for each in job.events()]
     assert [happened.count(each) for each in ("stop", "STOPPING")] == [1, 1]
     record = job.record
@@ -164,39 +188,39 @@ def test_stops_at_the_next_step(runner: str, eventually: Eventually) -> None:
     assert job.paths.record.read_bytes() == before
 
 
-def test_a_function_that_only_logs_can_be_stopped(runner: str, eventually: Eventually) -> None:
+def test_a_function_that_only_logs_can_be_stopped(where: Where, eventually: Eventually) -> None:
     """Without run.epochs and run.batches, run.log is where a job stops."""
-    job = started(tk.submit(functions()["only_logs"], runner=runner), eventually)
+    job = where.started(where.submit(functions()["only_logs"]), eventually)
     job.stop()
-    assert job.wait(60) is Status.STOPPED
+    assert job.wait(where.within_s) is Status.STOPPED
 
 
-def test_a_function_that_asks_returns_in_its_own_way(runner: str, eventually: Eventually) -> None:
+def test_a_function_that_asks_returns_in_its_own_way(where: Where, eventually: Eventually) -> None:
     """run.should_stop leaves the ending to the function: no exception, and its result counts."""
-    job = tk.submit(functions()["asks"], runner=runner)
-    eventually(job.running)
+    job = where.submit(functions()["asks"])
+    eventually(job.running, within_s=where.within_s)
     job.stop()
-    assert job.wait(60) is Status.STOPPED
+    assert job.wait(where.within_s) is Status.STOPPED
     assert job.result() == "stopped when asked"
     assert job.record.loss == 0.25
 
 
-def test_a_function_that_uses_nothing_of_run_completes(runner: str) -> None:
+def test_a_function_that_uses_nothing_of_run_completes(where: Where) -> None:
     """A function that calls nothing is still a job with a result."""
-    assert tk.submit(functions()["silent"], runner=runner).result(timeout=60) == 7
+    assert where.submit(functions()["silent"]).result(timeout=where.within_s) == 7
 
 
-def test_finishes_early(runner: str, eventually: Eventually) -> None:
+def test_finishes_early(where: Where, eventually: Eventually) -> None:
     """finish() lets the loops end, the code after them run, and the job is COMPLETED."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    job = where.started(where.submit(functions()["goes_on"]), eventually)
     job.finish()
-    assert job.result(timeout=60) == "ended by itself"
+    assert job.result(timeout=where.within_s) == "ended by itself"
     assert (job.record.status, job.record.ended_by) == ("COMPLETED", "user")
 
 
-def test_pauses_and_goes_on(runner: str, eventually: Eventually) -> None:
+def test_pauses_and_goes_on(where: Where, eventually: Eventually) -> None:
     """A paused job takes no step until it is resumed; a stop reaches it while it is paused."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    job = where.started(where.submit(functions()["goes_on"]), eventually)
     job.pause()
     eventually(lambda: job.state is Status.PAUSED)
     eventually(lambda: job.record.step == job.metrics().index[-1])
@@ -205,12 +229,12 @@ def test_pauses_and_goes_on(runner: str, eventually: Eventually) -> None:
     eventually(lambda: job.record.step > at)
     job.pause()
     job.stop()
-    assert job.wait(60) is Status.STOPPED
+    assert job.wait(where.within_s) is Status.STOPPED
 
 
-def test_live_changes_reach_the_run(runner: str, eventually: Eventually) -> None:
+def test_live_changes_reach_the_run(where: Where, eventually: Eventually) -> None:
     """job.set changes run.params between two steps and leaves an event with its step."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    job = where.started(where.submit(functions()["goes_on"]), eventually)
     with pytest.raises(OptionError, match="'pause' .* did you mean 'pause_s'|'pause'; did you mean 'pause_s'"):
         job.set(pause=1)
     job.set(pause_s=0.001)
@@ -220,43 +244,45 @@ def test_live_changes_reach_the_run(runner: str, eventually: Eventually) -> None
     assert change["step"] > 0
     eventually(lambda: job.record.params["pause_s"] == 0.001)
     job.stop()
-    job.wait(60)
+    job.wait(where.within_s)
 
 
+@only_in(THREAD, PROCESS, PROCESSES)
 def test_jobs_beyond_the_limit_wait_in_order_and_say_for_whom(
-    runner: str, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    where: Where, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
     """One place: the second job is QUEUED and names the first; they run in the order of their submission."""
     monkeypatch.setenv(LIMIT_VARIABLE, "1")
-    first = started(tk.submit(functions()["goes_on"], runner=runner, job_id="first"), eventually)
-    others = [tk.submit(functions()["silent"], runner=runner, job_id=f"later-{n}") for n in range(3)]
+    first = where.started(where.submit(functions()["goes_on"], job_id="first"), eventually)
+    others = [where.submit(functions()["silent"], job_id=f"later-{n}") for n in range(3)]
     eventually(lambda: "first" in others[0].record.message)
     assert [job.state for job in others] == [Status.QUEUED] * 3
     first.stop()
-    assert [job.wait(60) for job in others] == [Status.COMPLETED] * 3
+    assert [job.wait(where.within_s) for job in others] == [Status.COMPLETED] * 3
     starts = [job.record.started_at for job in others]
     assert starts == sorted(starts)  # type: ignore[type-var]
 
 
+@only_in(THREAD, PROCESS, PROCESSES)
 def test_a_stop_while_queued_ends_a_job_that_never_ran(
-    runner: str, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+    where: Where, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
 ) -> None:
     """A queued job can be stopped; its function is never called."""
     monkeypatch.setenv(LIMIT_VARIABLE, "1")
-    first = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
-    second = tk.submit(functions()["counts"], runner=runner)
+    first = where.started(where.submit(functions()["goes_on"]), eventually)
+    second = where.submit(functions()["counts"])
     assert second.state is Status.QUEUED
     second.stop()
-    assert second.wait(60) is Status.STOPPED
+    assert second.wait(where.within_s) is Status.STOPPED
     assert second.record.started_at is None
     assert second.logs() == ""
     first.stop()
-    first.wait(60)
+    first.wait(where.within_s)
 
 
-def test_read_and_stopped_from_another_process(runner: str, root: Path, eventually: Eventually) -> None:
+def test_read_and_stopped_from_another_process(where: Where, root: Path, eventually: Eventually) -> None:
     """Any process that knows the folder sees the same job and can stop it."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner, job_id="shared"), eventually)
+    job = where.started(where.submit(functions()["goes_on"], job_id="shared"), eventually)
     script = """
         import json, trainkit as tk
         job = tk.attach("shared")
@@ -266,14 +292,14 @@ def test_read_and_stopped_from_another_process(runner: str, root: Path, eventual
         print(json.dumps([seen, before, job.wait(60), job.record.step]))
     """
     out = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=100, check=True
     )
     seen, before, after, step = json.loads(out.stdout)
     assert (seen, before, after) == (["shared"], "RUNNING", "STOPPED")
     assert step == job.record.step
 
 
-def test_death_by_sigkill_is_seen_within_a_second(runner: str, root: Path, eventually: Eventually) -> None:
+def test_death_by_sigkill_is_seen(where: Where, root: Path, eventually: Eventually) -> None:
     """Whatever process runs the job: once it is killed, nobody reads RUNNING any more."""
     script = f"""
         import sys, time, trainkit as tk
@@ -282,29 +308,32 @@ def test_death_by_sigkill_is_seen_within_a_second(runner: str, root: Path, event
             while True:
                 time.sleep(0.002)
                 run.log(loss=1.0)
-        job = tk.submit(fit, runner={runner!r}, job_id="victim")
+        job = tk.submit(fit, **{where.options!r}, job_id="victim")
         time.sleep(600)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as notebook:
-        eventually(lambda: "victim" in [job.id for job in tk.jobs("running")] and tk.attach("victim").record.step)
+        eventually(
+            lambda: "victim" in [job.id for job in tk.jobs("running")] and tk.attach("victim").record.step,
+            within_s=where.within_s,
+        )
         pid = tk.attach("victim").record.pid
         assert pid is not None
-        assert (pid == notebook.pid) is (runner == "thread")
+        assert (pid == notebook.pid) is (where == THREAD)
         killed_at = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         job = tk.attach("victim")
-        assert job.wait(60) is Status.INTERRUPTED
-        print(f"{runner}: its death was seen after {time.monotonic() - killed_at:.2f} s")
+        assert job.wait(where.within_s) is Status.INTERRUPTED
+        print(f"{where}: its death was seen after {time.monotonic() - killed_at:.2f} s")
         with pytest.raises(JobInterruptedError):
             job.result()
         notebook.kill()
     assert job.state is Status.INTERRUPTED
 
 
-def test_callbacks_and_await(runner: str) -> None:
+def test_callbacks_and_await(where: Where) -> None:
     """A job is awaited like a future, and calls back when it is done."""
     called = threading.Event()
-    job = tk.submit(functions()["silent"], runner=runner)
+    job = where.submit(functions()["silent"])
     job.add_done_callback(lambda ended: called.set() if ended.state is Status.COMPLETED else None)
 
     async def settle() -> Any:
@@ -312,30 +341,30 @@ def test_callbacks_and_await(runner: str) -> None:
 
     # In a thread of its own: an event loop may run in this one.
     with ThreadPoolExecutor(1) as elsewhere:
-        assert elsewhere.submit(lambda: asyncio.run(settle())).result(20) == 7
+        assert elsewhere.submit(lambda: asyncio.run(settle())).result(where.within_s) == 7
     assert called.wait(60)
 
 
-def test_waiting_has_a_limit_and_harms_nothing(runner: str, eventually: Eventually) -> None:
+def test_waiting_has_a_limit_and_harms_nothing(where: Where, eventually: Eventually) -> None:
     """wait(timeout) raises TimeoutError while the job goes on."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
+    job = where.started(where.submit(functions()["goes_on"]), eventually)
     with pytest.raises(TimeoutError, match="goes on"):
         job.wait(timeout=0.05)
     with pytest.raises(TimeoutError):
         job.result(timeout=0.05)
     assert job.state is Status.RUNNING
     job.stop()
-    job.wait(60)
+    job.wait(where.within_s)
 
 
-def test_parameters_that_the_function_does_not_take_leave_nothing_behind(runner: str, root: Path) -> None:
+def test_parameters_that_the_function_does_not_take_leave_nothing_behind(where: Where, root: Path) -> None:
     """A wrong parameter is named with its nearest neighbour, before any file is made."""
     with pytest.raises(OptionError, match="'epoch'; did you mean 'epochs'"):
-        tk.submit(functions()["counts"], runner=runner, epoch=3)
+        where.submit(functions()["counts"], epoch=3)
     assert list(root.iterdir()) == []
 
 
-def test_launching_returns_at_once(runner: str, tmp_path: Path) -> None:
+def test_launching_returns_at_once(where: Where, tmp_path: Path) -> None:
     """submit never waits for the job."""
 
     def waits(run: Any, until: str) -> None:
@@ -345,23 +374,23 @@ def test_launching_returns_at_once(runner: str, tmp_path: Path) -> None:
         while not os.path.exists(until):
             time.sleep(0.01)
 
-    job = tk.submit(waits, runner=runner, until=str(tmp_path / "until"))
+    job = where.submit(waits, until=str(tmp_path / "until"))
     assert not job.done()
     (tmp_path / "until").touch()
-    assert job.wait(100) is Status.COMPLETED
+    assert job.wait(where.within_s) is Status.COMPLETED
 
 
-def test_polling_tells_whether_anybody_runs_the_job(runner: str, eventually: Eventually) -> None:
+def test_polling_tells_whether_anybody_runs_the_job(where: Where, eventually: Eventually) -> None:
     """A runner knows its job from the files alone: alive while it runs, gone when it has ended."""
-    job = started(tk.submit(functions()["goes_on"], runner=runner), eventually)
-    where = find_runner(runner)
-    assert where.poll(job.store, job.record) is True
+    job = where.started(where.submit(functions()["goes_on"]), eventually)
+    runner = find_runner(where.runner)
+    assert runner.poll(job.store, job.record) is True
     job.stop()
-    job.wait(60)
-    eventually(lambda: where.poll(job.store, job.record) is False)
+    job.wait(where.within_s)
+    eventually(lambda: runner.poll(job.store, job.record) is False, within_s=where.within_s)
 
 
-def test_a_stopped_job_goes_on_as_a_new_attempt(runner: str, eventually: Eventually) -> None:
+def test_a_stopped_job_goes_on_as_a_new_attempt(where: Where, eventually: Eventually) -> None:
     """resume() begins where the job was cut, under the same id; requests of the first attempt count no more."""
 
     def fit(run: Any, steps: int = 2000) -> list[int]:
@@ -379,20 +408,20 @@ def test_a_stopped_job_goes_on_as_a_new_attempt(runner: str, eventually: Eventua
 
         memory = Memory()
         run.track(memory=memory)
-        for epoch in run.epochs(2):
-            for batch in run.batches(range(steps // 2)):
+        for _ in run.epochs(2):
+            for _ in run.batches(range(steps // 2 * run.world_size)):
                 time.sleep(0.0005)
-                memory.seen = [*memory.seen[-3:], epoch * (steps // 2) + batch]
+                memory.seen = [*memory.seen[-3:], run.step]
                 run.log(loss=1.0)
         return memory.seen
 
-    job = started(tk.submit(fit, runner=runner), eventually)
+    job = where.started(where.submit(fit), eventually)
     job.stop()
-    assert job.wait(60) is Status.STOPPED
+    assert job.wait(where.within_s) is Status.STOPPED
     cut_at = job.record.step
     assert 0 < cut_at < 2000
     assert job.resume() in (Status.QUEUED, Status.RUNNING)
-    assert job.result(timeout=60) == [1996, 1997, 1998, 1999]
+    assert job.result(timeout=where.within_s) == [1997, 1998, 1999, 2000]
     record = job.record
     assert (record.attempt, record.step, record.status) == (2, 2000, "COMPLETED")
     assert job.metrics().index.tolist() == list(range(1, 2001))
@@ -400,8 +429,8 @@ def test_a_stopped_job_goes_on_as_a_new_attempt(runner: str, eventually: Eventua
         job.resume()
 
 
-def test_kill(runner: str, eventually: Eventually) -> None:
-    """A process is killed at once and reads STOPPED by the user; a thread refuses and says what to use."""
+def test_kill(where: Where, eventually: Eventually) -> None:
+    """Processes are killed at once and read STOPPED by the user; a thread refuses and says what to use."""
 
     def hangs(run: Any) -> None:
         import time
@@ -409,13 +438,83 @@ def test_kill(runner: str, eventually: Eventually) -> None:
         while True:
             time.sleep(0.01)
 
-    job = tk.submit(hangs if runner != "thread" else functions()["goes_on"], runner=runner)
-    eventually(lambda: job.state is Status.RUNNING)
-    if runner == "thread":
+    job = where.submit(hangs if where != THREAD else functions()["goes_on"])
+    eventually(job.running, within_s=where.within_s)
+    if where == THREAD:
         with pytest.raises(RunnerError, match="runner='process'"):
             job.kill()
         job.stop()
-        job.wait(60)
+        job.wait(where.within_s)
         return
     assert job.kill() is Status.STOPPED
     assert (job.record.ended_by, job.record.message) == ("user", "killed on request")
+    running = functions()["goes_on"]
+    job = where.started(where.submit(running), eventually)
+    assert job.kill() is Status.STOPPED
+    assert job.record.message == "killed on request", "also of a loop that would have stopped by itself"
+
+
+@only_in(PROCESS, PROCESSES, RAY, RAY_RANKS)
+def test_killed_processes_begin_again_from_the_checkpoint(where: Where, eventually: Eventually) -> None:
+    """As often as `retries` says, and the record tells; the weights are those of a run that was never cut."""
+    whole = where.submit(learns, epochs=6)
+    job = where.started(where.submit(learns, epochs=6, pause_s=0.05, retries=1), eventually, step=12)
+    pid = job.record.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert job.wait(where.within_s) is Status.COMPLETED
+    record = job.record
+    assert (record.restarts, record.attempt) == (1, 2)
+    told = next(event["message"] for event in job.events() if event["event"] == "restart")
+    assert told.startswith("restart 1 of 1, from its checkpoint: ")
+    assert whole.wait(where.within_s) is Status.COMPLETED
+    assert furthest(whole.model(), job.model()) == 0.0
+    assert job.metrics().index.tolist() == list(range(1, record.step + 1))
+
+
+@only_in(PROCESSES, RAY_RANKS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_exception_of_one_rank_is_that_of_the_job(where: Where, rank: int) -> None:
+    """With its line; not the error of the rank that waited for it in vain; and it is not tried again."""
+    job = where.submit(learns, fails_on=rank, retries=3)
+    with pytest.raises(ValueError, match="the data is wrong"):
+        job.result(timeout=where.within_s)
+    record = job.record
+    assert (record.status, record.restarts, record.attempt) == ("FAILED", 0, 1)
+    assert record.error is not None
+    assert (record.error.type, record.error.message) == ("ValueError", "the data is wrong")
+    assert 'raise ValueError("the data is wrong")' in record.error.traceback
+    assert record.message == "ValueError: the data is wrong" + (" (rank 1)" if rank else "")
+
+
+@only_in(PROCESSES, RAY, RAY_RANKS)
+def test_it_outlives_its_notebook(where: Where, root: Path, eventually: Eventually) -> None:
+    """The kernel is killed; another process attaches, pauses, resumes and stops, and a module beside is found."""
+    (root / "beside.py").write_text("PAUSE_S = 0.01\n")
+    script = f"""
+        import sys, time
+        sys.path.insert(0, {str(root)!r})
+        import trainkit as tk
+        def fit(run):
+            import time
+            import beside
+            run.track(memory=__import__("random").Random(0))
+            for _ in run.epochs(10_000):
+                for _ in run.batches(range(100)):
+                    time.sleep(beside.PAUSE_S)
+                    run.log(loss=1.0)
+        job = tk.submit(fit, **{where.options!r}, job_id="survivor")
+        time.sleep(600)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=root) as notebook:
+        eventually(lambda: any(job.running() for job in tk.jobs()), within_s=where.within_s)
+        notebook.kill()
+    job = where.started(tk.attach("survivor"), eventually)
+    assert job.pause() is Status.PAUSED
+    at = job.record.step
+    assert job.resume() is Status.RUNNING
+    eventually(lambda: job.record.step > at, within_s=where.within_s)
+    job.stop()
+    assert job.wait(where.within_s) is Status.STOPPED
+    assert job.record.checkpoint is not None
+    assert job.record.checkpoint.step == job.record.step, "a stop saves"

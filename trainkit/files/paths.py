@@ -139,6 +139,10 @@ class JobPaths:
         """What a rank other than the first printed."""
         return self.folder / f"rank-{rank}.log"
 
+    def rank_result(self, rank: int) -> Path:
+        """What a rank other than the first raised, pickled."""
+        return self.folder / f"rank-{rank}.result.pkl"
+
     def rank_end(self, rank: int) -> Path:
         """How a rank ended that did not come to its end; written by the rank, or by who saw it die."""
         return self.folder / f"rank-{rank}.end.json"

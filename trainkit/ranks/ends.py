@@ -65,7 +65,14 @@ def cause_of_end(ends: list[RankEnd]) -> Ending | None:
     return Ending(Status.INTERRUPTED, EndedBy.LOST, ends[0].error.message, ends[0].error)
 
 
+def bring_back_what_was_raised(paths: JobPaths, ends: list[RankEnd]) -> None:
+    """Make the exception of the rank that is to blame what the job raised, if it could be pickled."""
+    if ends and not ends[0].lost and (raised := paths.rank_result(ends[0].rank)).exists():
+        raised.replace(paths.result)
+
+
 def forget_rank_ends(paths: JobPaths) -> None:
     """Remove what an earlier attempt has left."""
-    for path in paths.folder.glob("rank-*.end.json"):
-        path.unlink(missing_ok=True)
+    for pattern in ("rank-*.end.json", "rank-*.result.pkl"):
+        for path in paths.folder.glob(pattern):
+            path.unlink(missing_ok=True)

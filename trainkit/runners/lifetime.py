@@ -19,7 +19,7 @@ from trainkit.files.owners import process
 from trainkit.files.record import EndedBy, Record, Status, begin_restart
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
-from trainkit.ranks.ends import cause_of_end, forget_rank_ends, rank_ends
+from trainkit.ranks.ends import bring_back_what_was_raised, cause_of_end, forget_rank_ends, rank_ends
 from trainkit.runners.process import kill_descendants, kill_session
 
 
@@ -134,4 +134,7 @@ def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -
     elif stopped:
         recorder.close(Ending(Status.STOPPED, EndedBy.USER, "stopped while it waited; nothing was run"))
     else:
-        recorder.close(cause_of_end(rank_ends(store.paths(record.job_id))) or cause_of_death(code))
+        paths = store.paths(record.job_id)
+        ends = rank_ends(paths)
+        bring_back_what_was_raised(paths, ends)
+        recorder.close(cause_of_end(ends) or cause_of_death(code))

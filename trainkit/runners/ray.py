@@ -32,12 +32,13 @@ from trainkit.files.store import Handle, Store, write_atomically
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, dump_task
 
-#: How long an answer of the cluster is waited for, in seconds.
-ANSWER_S = 5.0
+#: How long an answer of the cluster is waited for, in seconds: by who only looks, by who acts, and by who sends.
+LOOK_S, ANSWER_S, SEND_S = 5.0, 15.0, 120.0
 #: How long an answer counts before the cluster is asked again, in seconds.
 FRESH_S = 2.0
 #: The most that the modules beside a notebook may take, in bytes, to be sent along.
 MODULES_BYTES = 20_000_000
+TOKEN_VARIABLE = "RAY_AUTH_TOKEN"
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 
 
@@ -73,17 +74,25 @@ def address_of(record: Record) -> str:
 
 def _check_that_it_answers(address: str) -> None:
     try:
-        with urllib.request.urlopen(f"{address}/api/version", timeout=ANSWER_S):
+        request = urllib.request.Request(f"{address}/api/version", headers=_token())
+        with urllib.request.urlopen(request, timeout=ANSWER_S):
             return
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            return  # it is there, and wants the token that the client sends
+            told = "does not accept the token in" if _token() else "wants a token; set"
+            raise RunnerError(f"the Ray cluster at {address} {told} {TOKEN_VARIABLE}") from error
         raise RunnerError(f"{address} is no dashboard of a Ray cluster: it answers {error.code}") from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise RunnerError(
             f"no Ray cluster answers at {address} ({reason}); is this the address of its dashboard?"
         ) from error
+
+
+def _token() -> dict[str, str]:
+    """The headers that let this process in, where a cluster asks for a token."""
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 # --- the contract --------------------------------------------------------------------------------
@@ -128,7 +137,7 @@ def _send(store: Store, record: Record, lock: FileLock, handle: Handle) -> None:
         python = ".".join(platform.python_version_tuple()[:2])
         arguments = ["python", "-m", "trainkit.runners.rayjob", str(store.root), record.job_id, python]
         with modules_beside(Path.cwd()) as modules:
-            _client(address).submit_job(
+            _client(address, SEND_S).submit_job(
                 entrypoint=shlex.join(arguments),
                 submission_id=submission_id,
                 runtime_env={"working_dir": str(modules)} if modules else {},
@@ -168,7 +177,7 @@ def kill(store: Store, record: Record) -> None:
     if record.pid is not None and poll(store, record):
         return  # its parent has heard, and is quicker than the cluster
     try:
-        _client(handle.detail["address"]).stop_job(handle.detail["submission_id"])
+        _client(handle.detail["address"], ANSWER_S).stop_job(handle.detail["submission_id"])
     except Exception as error:
         raise RunnerError(f"the cluster of job {record.job_id!r} cannot be asked to kill it: {error}") from error
 
@@ -177,6 +186,7 @@ def kill(store: Store, record: Record) -> None:
 
 _answers: dict[str, tuple[float, bool | None]] = {}
 _asking: dict[str, threading.Thread] = {}
+_silent: set[str] = set()  # addresses that gave no answer when last asked
 _guard = threading.Lock()
 
 
@@ -193,8 +203,9 @@ def _answer(detail: dict[str, Any]) -> bool | None:
             thread = threading.Thread(target=_ask, args=(detail,), name=f"trainkit-ask-{key}", daemon=True)
             _asking[key] = thread
             thread.start()
-    if first:
-        thread.join(ANSWER_S)
+        worth_waiting = first and detail["address"] not in _silent  # a list of many jobs would wait for each
+    if worth_waiting:
+        thread.join(LOOK_S)
     with _guard:
         return _answers.get(key, (0.0, None))[1]
 
@@ -203,7 +214,7 @@ def _ask(detail: dict[str, Any]) -> None:
     key = detail["submission_id"]
     said: bool | None = None
     try:
-        said = not _client(detail["address"]).get_job_status(key).is_terminal()
+        said = not _client(detail["address"], LOOK_S).get_job_status(key).is_terminal()
     except MissingExtraError:
         said = None
     except Exception as error:  # noqa: BLE001 - an unreachable cluster may raise anything; only one answer means gone
@@ -212,10 +223,11 @@ def _ask(detail: dict[str, Any]) -> None:
     with _guard:
         _answers[key] = (time.monotonic(), said)
         _asking.pop(key, None)
+        (_silent.add if said is None else _silent.discard)(detail["address"])
 
 
-def _client(address: str) -> Any:
-    """A client of a cluster's Jobs endpoint; its token is that of Ray's own tools (RAY_AUTH_TOKEN)."""
+def _client(address: str, patience_s: float) -> Any:
+    """A client of a cluster's Jobs endpoint, which waits so long for each answer."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -229,7 +241,11 @@ def _client(address: str) -> Any:
         def __init__(self) -> None:
             # Not by its own __init__, which lets RAY_ADDRESS take the place of the address that it is given.
             self._client_ray_version = ray.__version__
-            super(JobSubmissionClient, self).__init__(address=address)
+            # Ray's own reading of the token also wants RAY_AUTH_MODE, set before Ray is imported.
+            super(JobSubmissionClient, self).__init__(address=address, headers=_token())
+
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=patience_s, **options)  # Ray's own waits for ever
 
     return Client()
 

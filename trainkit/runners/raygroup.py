@@ -30,6 +30,8 @@ def main(arguments: list[str]) -> None:
     resources = store.read(job_id).resources
     # What the ranks print goes into their own files; Ray Train would print it once more.
     os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
+    # A busy machine may need longer to import torch than the minute after which Ray Train would start again.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(MEETING_S))
     ray.init(log_to_driver=False)
     notes = paths.folder / "ray"  # Ray Train insists on a folder that all machines see
     trainer = TorchTrainer(

@@ -1,7 +1,8 @@
 """The parent of one job on a Ray cluster: the entry point of its Ray job.
 
-``python -m trainkit.runners.rayjob ROOT JOB_ID`` runs where Ray puts it, over the same files.  It does what the
-supervisor of a local job does, and starts Ray Train where that starts a worker.
+``python -m trainkit.runners.rayjob ROOT JOB_ID PYTHON`` runs where Ray puts it, over the same files; PYTHON is the
+version of who submitted the job.  It does what the supervisor of a local job does, and starts Ray Train where
+that starts a worker.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from trainkit.errors import StateError, UnknownJobError
 from trainkit.files.endings import Ending
 from trainkit.files.locks import FileLock, try_lock
 from trainkit.files.owners import this_process
-from trainkit.files.record import EndedBy, Status
+from trainkit.files.record import EndedBy, Resources, Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
 from trainkit.runners.lifetime import Started, asked_for, see_through
@@ -59,8 +60,7 @@ def main(arguments: list[str]) -> None:
             )
         )
         return
-    ranks = record.resources.ranks
-    recorder.note(message=f"waiting for the cluster to have room for {ranks} rank{'s' if ranks > 1 else ''}")
+    recorder.note(message=f"waiting for the cluster to have room for {_in_words(record.resources)}")
     recorder.write_now()
     recorder.detach()
 
@@ -74,6 +74,17 @@ def main(arguments: list[str]) -> None:
 
     see_through(store, record, handle, start, at_once=True)
     lock.release()
+
+
+def _in_words(wanted: Resources) -> str:
+    """Say what a cluster has to have room for.
+
+    >>> _in_words(Resources(ranks=2, gpus_per_rank=1))
+    '2 ranks with 1 GPU each'
+    """
+    ranks = f"{wanted.ranks} rank{'s' if wanted.ranks > 1 else ''}"
+    gpus = f" with {wanted.gpus_per_rank} GPU{'s' if wanted.gpus_per_rank > 1 else ''}"
+    return ranks + (gpus + (" each" if wanted.ranks > 1 else "") if wanted.gpus_per_rank else "")
 
 
 def _listen(store: Store, job_id: str, handle: Handle, group: subprocess.Popen[bytes]) -> int:

@@ -9,12 +9,15 @@ from datetime import timedelta
 from typing import Any
 
 import ray
+import torch
 import torch.distributed as dist
 from ray.train import get_context
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
 
+from trainkit.files.record import ErrorInfo
 from trainkit.files.store import Store
+from trainkit.ranks.ends import RankEndError, tell_rank_end
 from trainkit.ranks.group import Group
 from trainkit.runners.torchrun import loopback
 from trainkit.runners.worker import run_job
@@ -30,6 +33,13 @@ def train_as_rank(config: Mapping[str, str]) -> None:
     store = Store(config["root"])
     rank = context.get_world_rank()
     paths = store.paths(config["job_id"])
+    if (gpus := ray.get_gpu_ids()) and not torch.cuda.is_available():
+        told = (
+            f"the cluster gave GPU {', '.join(map(str, gpus))} of {socket.gethostname()} to rank {rank}, but "
+            f"PyTorch {torch.__version__} finds no CUDA there; install one with CUDA, or leave gpus_per_rank out"
+        )
+        tell_rank_end(paths, rank, ErrorInfo("RunnerError", told), lost=False)
+        raise RankEndError(told)
     send_output_to(paths.rank_output(rank) if rank else paths.output)
     node = f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
     run_job(store, config["job_id"], Group(node=node, local_rank=context.get_local_rank()))
@@ -52,12 +62,14 @@ class _Meeting(Backend):  # type: ignore[misc]
 
     def on_start(self, worker_group: Any, backend_config: Meeting) -> None:
         """Make the process group."""
-        gpus = worker_group.get_resources_per_worker().get("GPU", 0)
+        cuda = bool(worker_group.get_resources_per_worker().get("GPU")) and worker_group.execute_single(
+            0, torch.cuda.is_available
+        )
         address = worker_group.execute_single(0, open_door)
         size = len(worker_group)
         ray.get(
             [
-                worker_group.execute_single_async(rank, join, rank, size, address, "nccl" if gpus else "gloo")
+                worker_group.execute_single_async(rank, join, rank, size, address, "nccl" if cuda else "gloo")
                 for rank in range(size)
             ]
         )

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import trainkit
@@ -60,6 +60,7 @@ def work(
     *,
     keep_outcome: Callable[[Outcome], None] = lambda outcome: None,
     ranks: Ranks = ALONE,
+    own_process: bool = False,
 ) -> None:
     """Run a task until it ends, and write its terminal state.
 
@@ -73,6 +74,7 @@ def work(
         keep_outcome: called before the terminal state is published, so that whoever sees the state finds
             the outcome too.
         ranks: those who run it together.
+        own_process: whether this process is the task's alone, so that it ends at once when the job is killed.
 
     Raises:
         RankEndError: a rank of several did not come to its end.
@@ -92,7 +94,13 @@ def work(
     run = Run(recorder, recorder.record.params, resumed=resumed, history=history, plan=plan, ranks=ranks)
     task = Task(task.function, {**task.arguments, **plan.arguments})
     outcome.run = run
-    recorder.on_request = run.control.receive
+
+    def hear(request: Mapping[str, Any]) -> None:
+        if own_process and request.get("action") == "kill":
+            os._exit(1)  # who started it tells the end; on a cluster nobody else stops it from writing soon enough
+        run.control.receive(request)
+
+    recorder.on_request = hear
     if ranks.rank == 0:
         recorder.before_refresh = run.report
     watcher = Watcher(recorder, run.stopwatch, run.gradients)
@@ -122,6 +130,8 @@ def work(
     try:
         ending = _run_to_the_end(run, recorder, task, outcome, ranks)
     except RankEndError:
+        if ranks.rank > 0:  # what rank 0 has is the loss of another one
+            keep_outcome(outcome)
         recorder.abandon()
         raise
     finally:
@@ -273,11 +283,12 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
         recorder = SilentRecorder(store, record)
 
     def keep(outcome: Outcome) -> None:
-        if ranks.rank > 0:
+        if ranks.rank > 0 and outcome.error is None:
             return
+        path = paths.rank_result(ranks.rank) if ranks.rank > 0 else paths.result
         try:
             data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned)
-            write_atomically(paths.result, data, durable=False)
+            write_atomically(path, data, durable=False)
         except (TaskError, StoreError) as error:
             recorder.warn(f"{error}; job.result() cannot bring it back")
         for thread in threading.enumerate():
@@ -292,7 +303,7 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
         recorder.close(failed(error, doing="the job could not be loaded"))
         return
     try:
-        work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks)
+        work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks, own_process=True)
     except RankEndError:
         raise
     except Exception as error:

@@ -73,7 +73,7 @@ class Batches:
     def __iter__(self) -> Iterator[Batch]:
         return iter(self._views)
 
-    def shard(self, rank: int, world_size: int) -> Iterable[Batch]:
+    def share_of_rank(self, rank: int, world_size: int) -> Iterable[Batch]:
         """Return the parts of all batches that one of several ranks gets: what ``run.batches`` asks for.
 
         Each batch is divided, so that with any number of ranks the steps are the same.

@@ -186,7 +186,7 @@ class Run:
             for doubt in doubts_of_loader(loader):
                 self.warn(self._doubt + doubt)
         agreement = control.agreement
-        batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "shard")))
+        batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "share_of_rank")))
         batches, part, exhausted = self.stopwatch.timed(batches), place.part, False
         try:
             while True:

@@ -3,7 +3,9 @@
 A step of all ranks takes as many batches as there are ranks, in the loader's own order: rank 0 the first, rank
 1 the second.  Whatever the number of ranks, the rows come in the same order; two ranks make the steps that one
 makes with batches of twice the size.  The last step of an epoch, where not enough is left for whole batches
-all round, is dealt row by row where the loader's sampler tells the rows, so that no rank is left without.
+all round, is dealt row by row where the loader's sampler tells the rows, so that no rank is left without; ranks
+with a row less then count as much as the others.  Batches that a sampler of the user's has put together stay
+whole.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar, cast
 
+from trainkit.errors import OptionError
 from trainkit.ranks.group import Ranks
 from trainkit.resuming.determinism import random_state, restore_random_state
 
@@ -24,12 +27,36 @@ def shard(loader: Iterable[Batch], ranks: Ranks) -> Iterable[Batch]:
 
     Args:
         loader: a ``DataLoader``, of which only the rows of this rank are loaded; an object that deals itself,
-            by a method ``shard(rank, world_size)``; or any iterable that gives the same batches on every rank.
+            by a method ``share_of_rank(rank, world_size)``; or any iterable that gives the same batches on every
+            rank.
         ranks: all of them come here together.
+
+    Raises:
+        OptionError: the ranks would not make the same number of steps, so that some would wait for ever.
     """
     if ranks.world_size == 1:
         return loader
-    if callable(deal := getattr(loader, "shard", None)):
+    own = _share(loader, ranks)
+    lengths = ranks.gather(length(own))
+    if len(set(lengths)) > 1:
+        told = ", ".join(f"rank {rank} has {count}" for rank, count in enumerate(lengths))
+        raise OptionError(
+            f"every rank has to make the same steps, and {told} batches; give each the same loader, which "
+            "run.batches divides, or one with a DistributedSampler"
+        )
+    return own
+
+
+def length(loader: Iterable[Any]) -> int | None:
+    """Return how many batches a loader has, if it tells."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:  # a generator, or a loader of an endless stream
+        return None
+
+
+def _share(loader: Iterable[Batch], ranks: Ranks) -> Iterable[Batch]:
+    if callable(deal := getattr(loader, "share_of_rank", None)):
         own: Iterable[Batch] = deal(ranks.rank, ranks.world_size)
         return own
     data = sys.modules.get("torch.utils.data")
@@ -37,8 +64,9 @@ def shard(loader: Iterable[Batch], ranks: Ranks) -> Iterable[Batch]:
         return _Dealt(loader, ranks)
     if isinstance(loader.sampler, data.DistributedSampler):
         return cast("Iterable[Batch]", loader)  # somebody has dealt already
-    if isinstance(loader.dataset, data.IterableDataset) or loader.batch_sampler is None:
-        return _Dealt(loader, ranks)
+    batches = loader.batch_sampler
+    if isinstance(loader.dataset, data.IterableDataset) or batches is None or length(batches) is None:
+        return _Dealt(loader, ranks)  # what may have no end cannot be drawn beforehand
     return cast("Iterable[Batch]", _with_batches_of(loader, ranks))
 
 
@@ -70,6 +98,8 @@ class _RowsOfRank:
     def __init__(self, loader: Any, ranks: Ranks) -> None:
         self._loader = loader
         self._ranks = ranks
+        # Of a sampler of the user's a batch may be of rows that belong together, of one length say.
+        self._own_batches = type(loader.batch_sampler) is not sys.modules["torch.utils.data"].BatchSampler
         self._whole = bool(
             getattr(loader, "drop_last", False) or getattr(loader.batch_sampler, "drop_last", False)
         )
@@ -83,8 +113,10 @@ class _RowsOfRank:
         batches = self._order()
         for first in range(0, len(batches), size):
             group = batches[first : first + size]
-            if len(group) == size and len({len(batch) for batch in group}) == 1:
+            if len(group) == size and (self._own_batches or len({len(batch) for batch in group}) == 1):
                 yield list(group[rank])
+            elif self._own_batches and not self._whole:
+                yield list(group[rank % len(group)])  # twice, as in _Dealt
             elif not self._whole:
                 rows = [row for batch in group for row in batch]
                 yield rows[rank::size] or [rows[rank % len(rows)]]
