@@ -110,6 +110,26 @@ def try_lock(path: Path) -> FileLock | None:
     return None
 
 
+def try_lock_as_it_is(path: Path) -> FileLock | None:
+    """Take the lock of a file that is there; None if somebody else holds it, or has replaced it meanwhile.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    with _changing:
+        fd = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))  # what is no file makes nobody wait
+        try:
+            if _lock(fd, shared=False) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                return FileLock(fd, path)
+        except FileNotFoundError:
+            pass  # removed by who held it
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+    return None
+
+
 def is_locked(path: Path) -> bool | None:
     """Whether somebody holds the lock of a file; None if there is no such file.
 

@@ -27,7 +27,7 @@ from trainkit.errors import (
     telling,
 )
 from trainkit.files.endings import LOST, failed, put
-from trainkit.files.locks import FileLock, locked, try_lock
+from trainkit.files.locks import FileLock, locked, try_lock, try_lock_as_it_is
 from trainkit.files.owners import Process, Pulse, is_owned
 from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
 from trainkit.files.record import Record, Status, decode, encode
@@ -353,26 +353,22 @@ class Store:
             StoreError: not all could be removed.
         """
         paths = self.paths(job_id)
-        try:
-            status = self.observe(job_id).status
-        except RecordError:
-            status = Status.INTERRUPTED  # nobody can go on from a damaged record
-        if not status.terminal:
-            raise StateError(f"job {job_id!r} is {status}; stop it first, then delete it")
-        lock = None
-        if paths.owner_lock.exists():
-            give_up_at = time.monotonic() + _LET_GO_S
-            while (lock := try_lock(paths.owner_lock)) is None:
-                if time.monotonic() > give_up_at:
-                    raise StateError(
-                        f"job {job_id!r} is {status}, but its process still holds its files; try later"
-                    )
-                time.sleep(0.02)
-        try:
-            self._remove(paths)
-        finally:
-            if lock is not None:
-                lock.close()
+        give_up_at = time.monotonic() + _LET_GO_S
+        while True:
+            # Anew each time: meanwhile somebody else may have resumed it, or deleted it and made another one.
+            try:
+                status = self.observe(job_id).status
+            except RecordError:
+                status = Status.INTERRUPTED  # nobody can go on from a damaged record
+            if not status.terminal:
+                raise StateError(f"job {job_id!r} is {status}; stop it first, then delete it")
+            with telling(paths.folder), _held_to_remove(paths) as held:
+                if held:
+                    self._remove(paths)
+                    return
+            if time.monotonic() > give_up_at:
+                raise StateError(f"job {job_id!r} is {status}, but its process still holds its files; try later")
+            time.sleep(0.02)
 
     def _remove(self, paths: JobPaths) -> None:
         with telling(paths.folder):
@@ -451,6 +447,31 @@ def _claim(paths: JobPaths) -> FileLock | None:
         lock.close()  # somebody else was quicker, to make it or to remove it
         return None
     return lock
+
+
+@contextlib.contextmanager
+def _held_to_remove(paths: JobPaths) -> Iterator[bool]:
+    """Keep away who else would run or delete a job; whether nobody does.
+
+    The owner's lock goes with the job's folder, before the record does.  As long as the record is there, nobody
+    makes a job of that id; and only one can hold it.
+    """
+    with contextlib.ExitStack() as holding:
+        try:
+            record = try_lock_as_it_is(paths.record)
+        except OSError:
+            record = None  # no file, or none that could be opened: a damaged record
+        else:
+            if record is None:
+                yield False
+                return
+            holding.callback(record.close)
+        if paths.owner_lock.exists():
+            if (owner := try_lock(paths.owner_lock)) is None:
+                yield False
+                return
+            holding.callback(owner.close)
+        yield True
 
 
 def _left_by_kills(paths: JobPaths) -> Iterator[Path]:
