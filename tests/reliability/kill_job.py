@@ -26,7 +26,8 @@ from trainkit.files.store import Store
 from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 MARK = "TRAINKIT_TEST_MARK"
-SOON_S = 1.0
+#: How long the dead may be called RUNNING, and their processes stay: see ``deaths.py``.
+SOON_S = {"trainkit": 30.0, "supervisor-only": 1.0}
 
 
 def marked(mark: str) -> list[psutil.Process]:
@@ -65,7 +66,8 @@ def runs(store: Store, job: Job, variant: str) -> bool:
 def main(variant: str, whom: str, rounds: int, folder: str) -> None:
     """Kill, and watch."""
     os.environ[FOLDER_VARIABLE], os.environ[LIMIT_VARIABLE] = str(Path(folder) / "queue"), "100"
-    luck = random.Random(5)
+    luck, soon_s = random.Random(5), SOON_S[variant]
+    slowest_s = 0.0
     seen: Counter[str] = Counter(rounds=rounds)
     ends: Counter[str] = Counter()
     for number in range(rounds):
@@ -102,22 +104,23 @@ def main(variant: str, whom: str, rounds: int, folder: str) -> None:
                 break
             if not marked(mark):
                 dead_since = dead_since or now
-                if now - dead_since > SOON_S and runs(store, job, variant):
+                if now - dead_since > soon_s and runs(store, job, variant):
                     seen["RUNNING when dead"] += 1
                     break
             time.sleep(0.005)
         # Whoever was called dead must not be seen at work afterwards.
         at = store.read(job.id).step
-        give_up_at = time.monotonic() + SOON_S
-        while marked(mark) and time.monotonic() < give_up_at:
+        told_at = time.monotonic()
+        while marked(mark) and time.monotonic() < told_at + soon_s:
             time.sleep(0.02)
-        seen["left behind after a second"] += bool(marked(mark))
+        slowest_s = max(slowest_s, time.monotonic() - told_at)
+        seen["left behind"] += bool(marked(mark))
         seen["dead when alive"] += store.read(job.id).step > at or (said_dead and runs(store, job, "trainkit"))
         ends[str(store.observe(job.id).status)] += 1
         for process in marked(mark):
             with contextlib.suppress(psutil.Error):
                 process.kill()
-    print(json.dumps({**seen, "ends": ends}))
+    print(json.dumps({**seen, "ends": ends, "slowest_s": round(slowest_s, 3)}))
 
 
 if __name__ == "__main__":
