@@ -31,7 +31,9 @@ sys.path.insert(0, {here!r})
 import trainkit as tk
 from IPython.display import display
 from test_long_life import growth
+from trainkit.runners.waiting import warm_up
 
+warm_up()  # torch loads much of itself at a first step, which is no leak
 until = threading.Event()
 def waits(run):
     for _ in run.batches(range(10**9)):
