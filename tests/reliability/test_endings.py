@@ -100,7 +100,11 @@ def nobody_is_left(mark: str) -> None:
 
 def host(script: str, **environment: str) -> subprocess.Popen[str]:
     """A fresh interpreter that runs a script, with the functions of ``ends`` at hand."""
-    code = f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport ends, os, time, trainkit as tk\n"
+    code = (
+        # Whoever starts tests in a shell's background has SIGINT ignored, and so have all processes below.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\nimport ends, os, time, trainkit as tk\n"
+    )
     return subprocess.Popen(
         [sys.executable, "-X", "dev", "-W", "ignore", "-c", code + textwrap.dedent(script)],
         stdout=subprocess.PIPE,
