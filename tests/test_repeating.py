@@ -21,7 +21,10 @@ Eventually = Callable[..., None]
 def ask(run: Any, steer: dict[int, dict[str, Any]]) -> None:
     """Have a request arrive after this step, in the first attempt of the job that is named first."""
     if (run.name, run._recorder.record.attempt) == ("first", 1) and run.step in steer:
-        run.control.receive(steer.pop(run.step))
+        request = steer.pop(run.step)
+        if request["action"] == "end_early":
+            run.end_early(request["reason"])
+        run.control.receive(request)
 
 
 def fit(run: Any, steer: dict[int, dict[str, Any]], lr: float = 0.1, epochs: int = 4) -> torch.nn.Module:
@@ -99,6 +102,21 @@ def test_an_early_end_is_repeated(root: Path, action: str, state: Status) -> Non
     assert again.wait(20) is state
     assert (again.record.step, again.record.ended_by) == (job.record.step, job.record.ended_by)
     assert weights(again) == weights(job)
+    assert again.record.message == "ended where the job that it repeats was ended on request"
+
+
+def test_an_end_that_nobody_wished_for_is_not_repeated(root: Path) -> None:
+    """By patience or a time limit, it ends there again and says so; that an interpreter ended is passed over."""
+    told = {"time_limit": "by its time limit", "early_stopping": "by early stopping"}
+    for ended_by, words in told.items():
+        job = tk.submit(fit, steer={33: {"action": "end_early", "reason": ended_by}}, name="first")
+        assert (job.wait(20), job.record.step) == (Status.COMPLETED, 33)
+        again = job.replay()
+        assert (again.wait(20), again.record.step, again.record.ended_by) == (Status.COMPLETED, 33, ended_by)
+        assert again.record.message == f"ended where the job that it repeats was ended {words}"
+    job = tk.submit(fit, steer={33: {"action": "shutdown"}}, name="first")
+    assert job.wait(20) is Status.INTERRUPTED
+    assert job.replay().wait(20) is Status.COMPLETED
 
 
 def test_pauses_stops_and_resumes_make_no_difference(root: Path, eventually: Eventually) -> None:

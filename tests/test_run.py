@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ import trainkit as tk
 from trainkit.errors import CheckpointError, ModelFileError, OptionError, TrainkitError
 from trainkit.files.record import Status
 from trainkit.resuming.checkpoints import load_resume
+from trainkit.resuming.determinism import doubts_of_loader
 
 Eventually = Callable[..., None]
 
@@ -486,24 +489,28 @@ def test_another_process_is_answered_from_the_newest_checkpoint(root: Path, even
 
 
 def test_what_a_loader_cannot_repeat_is_said_on_resume(root: Path) -> None:
-    """A dataset with a generator of its own, which nothing brings back; nothing is said while nothing was cut."""
+    """Generators of a dataset's own, however deep, which nothing brings back; nothing while nothing was cut."""
 
     class Noisy(torch.utils.data.Dataset[torch.Tensor]):
-        def __init__(self) -> None:
-            self.noise = torch.Generator()
+        def __init__(self, generator: Any) -> None:
+            self.transforms = [abs, {"noise": generator}]
 
         def __len__(self) -> int:
             return 8
 
         def __getitem__(self, index: int) -> torch.Tensor:
-            return torch.rand(1, generator=self.noise)
+            return torch.rand(1)
 
     def fit(run: Any) -> None:
-        run.track(model=torch.nn.Linear(1, 1))
+        tracked = random.Random(3)
+        run.track(model=torch.nn.Linear(1, 1), tracked=tracked)
+        part = torch.utils.data.Subset(Noisy(torch.Generator()), range(4))
+        loaders = [torch.utils.data.DataLoader(each, batch_size=2) for each in (part, Noisy(tracked))]
         for _ in run.epochs(2):
-            for _ in run.batches(torch.utils.data.DataLoader(Noisy(), batch_size=2)):
-                if run.step == 3 and run._recorder.record.attempt == 1:
-                    run.control.receive({"action": "stop"})
+            for loader in loaders:
+                for _ in run.batches(loader):
+                    if run.step == 1 and run._recorder.record.attempt == 1:
+                        run.control.receive({"action": "stop"})
 
     job = tk.submit(fit, seed=1)
     assert job.wait(20) is Status.STOPPED
@@ -511,4 +518,16 @@ def test_what_a_loader_cannot_repeat_is_said_on_resume(root: Path) -> None:
     job.resume()
     job.result(20)
     (warning,) = warnings_of(job)
-    assert "its dataset draws from a generator of its own (noise), which begins anew" in warning
+    assert "draws from a generator of its own (dataset.transforms[1]['noise']), which begins anew" in warning
+
+
+def test_what_workers_cannot_repeat_is_told() -> None:
+    """Workers that are kept, and copies of a tracked generator in each."""
+    dataset: Any = torch.utils.data.TensorDataset(torch.zeros(4))
+    loader = torch.utils.data.DataLoader(dataset, num_workers=2, persistent_workers=True)
+    (doubt,) = doubts_of_loader(loader)
+    assert "persistent_workers=False begins them with each epoch" in doubt
+    dataset.draws = draws = np.random.default_rng(1)
+    (doubt,) = doubts_of_loader(torch.utils.data.DataLoader(dataset, num_workers=2), [draws])
+    assert "(draws), a copy of which each worker draws from" in doubt
+    assert doubts_of_loader(torch.utils.data.DataLoader(dataset), [draws]) == []

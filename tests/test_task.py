@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,15 @@ def test_closures_lambdas_and_local_classes_travel_by_value() -> None:
     task = Task(lambda run, x: Local.value + offset + x, {"x": 5})
     loaded = load_task(dump_task(task))
     assert loaded.function(None, **loaded.arguments) == 12
+
+
+def test_a_resume_in_a_thread_leaves_the_notebooks_path_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules are found where the first attempt found them, and the notebook's own imports go as before."""
+    task = dump_task(Task(lambda run: 3, {}))
+    monkeypatch.setattr(sys, "path", ["/somewhere/else", *sys.path[1:]])
+    before = list(sys.path)
+    assert load_task(task, own_process=False).function(None) == 3
+    assert sys.path == before
 
 
 @pytest.mark.parametrize("thing", ["lock", "file"])

@@ -74,6 +74,26 @@ def test_a_stop_and_a_change_reach_all_ranks_at_the_same_step_and_other_ranks_go
     assert job.wait(30) is Status.STOPPED
 
 
+def test_a_time_limit_and_patience_end_all_ranks_at_the_same_step(root: Path) -> None:
+    """Rank 0 keeps the time and looks at the metric; the others come along, and the model is saved."""
+
+    def does_not_get_better(run: Any) -> Any:
+        for epoch in run.epochs(50):
+            for _ in run.batches(range(8)):
+                run.log(val_loss=1.0 + epoch)
+        return run.step
+
+    limited = tk.submit(learns, ranks=2, runner="process", epochs=100_000, pause_s=0.01, max_time=1.0)
+    assert limited.wait(120) is Status.COMPLETED
+    assert limited.record.ended_by == "time_limit"
+    assert limited.record.step < 800_000
+    assert limited.model() is not None
+    patient = tk.submit(does_not_get_better, ranks=2, runner="process", patience=3)
+    assert patient.wait(120) is Status.COMPLETED
+    assert (patient.record.ended_by, patient.record.epoch) == ("early_stopping", 4)
+    assert patient.result() == 4 * 4  # each of two ranks has half of the batches
+
+
 def test_without_retries_a_lost_rank_interrupts_the_job_and_nobody_is_left(
     root: Path, eventually: Eventually
 ) -> None:

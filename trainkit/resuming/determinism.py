@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from trainkit.resuming.states import is_generator
 
 #: All whose random generators are kept where they are a run's own.
 LIBRARIES = ("python", "numpy", "torch", "cuda")
+#: How deep, and how far, a dataset is searched for generators: a subset of one with a list of transforms has four.
+_DEPTH, _ITEMS = 6, 50
 
 
 def random_state(libraries: Collection[str] = LIBRARIES) -> dict[str, Any]:
@@ -88,8 +91,13 @@ def restore_compute(state: Mapping[str, Any], *, own_process: bool = True) -> li
     return differences
 
 
-def doubts_of_loader(loader: Any) -> list[str]:
-    """Return what of a loader cannot be brought back to where it was, in words."""
+def doubts_of_loader(loader: Any, tracked: Collection[Any] = ()) -> list[str]:
+    """Return what of a loader cannot be brought back to where it was, in words.
+
+    Args:
+        loader: any iterable of batches.
+        tracked: what is brought back with the run.
+    """
     doubts = []
     workers = getattr(loader, "num_workers", 0)
     if workers and getattr(loader, "persistent_workers", False):
@@ -97,12 +105,27 @@ def doubts_of_loader(loader: Any) -> list[str]:
             "the loader keeps its workers from epoch to epoch (persistent_workers=True), whose random numbers and "
             "order of rows begin anew; persistent_workers=False begins them with each epoch"
         )
-    dataset = getattr(loader, "dataset", None)
-    for name, value in vars(dataset).items() if hasattr(dataset, "__dict__") else []:
-        if is_generator(value):
-            where = "a copy of which each worker draws from" if workers else "which begins anew"
-            doubts.append(
-                f"its dataset draws from a generator of its own ({name}), {where}; draw from one that is made of "
-                "(seed, epoch, index), or without workers track it: run.track(...)"
-            )
+    for name, generator in _generators_in(getattr(loader, "dataset", None), "", _DEPTH):
+        if not workers and any(generator is each for each in tracked):
+            continue  # it is brought back with the rest
+        where = "a copy of which each worker draws from" if workers else "which begins anew"
+        doubts.append(
+            f"its dataset draws from a generator of its own ({name}), {where}; draw from one that is made of "
+            "(seed, epoch, index), or without workers track it: run.track(...)"
+        )
     return doubts
+
+
+def _generators_in(thing: Any, name: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Yield the random generators that a thing holds, or what it is made of: subsets, transforms, lists."""
+    if is_generator(thing):
+        yield name, thing
+    elif depth == 0 or isinstance(thing, type):
+        return
+    elif isinstance(thing, (list, tuple, dict)):
+        items = thing.items() if isinstance(thing, dict) else enumerate(thing)
+        for key, each in itertools.islice(items, _ITEMS):
+            yield from _generators_in(each, f"{name}[{key!r}]", depth - 1)
+    elif hasattr(thing, "__dict__") and not hasattr(thing, "dtype"):
+        for key, each in list(vars(thing).items()):
+            yield from _generators_in(each, f"{name}.{key}".lstrip("."), depth - 1)

@@ -15,6 +15,7 @@ import msgspec
 
 from trainkit.errors import RecordError
 from trainkit.files.plain import from_plain, to_plain
+from trainkit.files.record import EndedBy
 from trainkit.files.streams import tail
 
 #: A place between two steps: which loop over epochs, epoch, loop over batches within it, steps begun.
@@ -109,7 +110,7 @@ class History:
             self.make(
                 Change(at=_position(event["at"]), params=event["params"]), planned=event.get("planned", False)
             )
-        elif kind == "ending":
+        elif kind == "ending" and event["ended_by"] != EndedBy.LOST:  # one that nobody wished for
             self.ending = Ending(_position(event["at"]), event["ending"], event["ended_by"])
 
     def begin(self, changes: int) -> None:

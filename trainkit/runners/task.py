@@ -58,6 +58,7 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
             the order, of the process that made the task.
     """
     envelope = pickle.loads(data)
+    path_before = list(sys.path)
     if own_process:
         sys.path[:] = [*envelope["sys_path"], *(path for path in sys.path if path not in envelope["sys_path"])]
         if os.path.isdir(envelope["folder"]):
@@ -67,7 +68,11 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
     for name, lines in envelope["sources"].items():
         # The cells of a notebook are no files; without this, tracebacks from them would show no code.
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
-    function, arguments = pickle.loads(envelope["body"])
+    try:
+        function, arguments = pickle.loads(envelope["body"])
+    finally:
+        if not own_process:
+            sys.path[:] = path_before  # what is imported by now stays; the notebook finds its modules as before
     return Task(function, arguments)
 
 

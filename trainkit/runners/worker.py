@@ -6,6 +6,7 @@ torchrun starts several, without the descriptors, as the ranks of one job.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -40,6 +41,13 @@ from trainkit.training.output import send_output_to
 from trainkit.training.run import Run
 from trainkit.training.timelimit import TimeLimit
 from trainkit.watching.watcher import Watcher
+
+#: How a job was ended, in the words of one that repeats it.
+_ENDED = {
+    EndedBy.USER: "on request",
+    EndedBy.TIME_LIMIT: "by its time limit",
+    EndedBy.EARLY_STOPPING: "by early stopping",
+}
 
 
 class Outcome:
@@ -160,7 +168,7 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
         return failed(error, hide=__file__)
     record, ended_by = recorder.record, run.control.ended_by
     timed_out = ended_by is EndedBy.TIME_LIMIT and record.status is Status.STOPPING
-    return reached(
+    ending = reached(
         ended_by,
         record.message,
         stopped=stopped,
@@ -169,6 +177,10 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
         saved=bool(run.tracked),
         limit=f"its time limit of {duration(record.limits.max_time_s or 0)}" if timed_out else "",
     )
+    if run.control.repeats and run.control.noticed:
+        message = f"ended where the job that it repeats was ended {_ENDED[ended_by]}"
+        return dataclasses.replace(ending, message=message)
+    return ending
 
 
 def _call(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> bool:

@@ -39,6 +39,7 @@ class Control:
         ending: None, ``"stop"`` (leave at once) or ``"finish"`` (let the loops end).
         noticed: whether the training code has been told of the ending.
         ended_by: why the run ends.
+        repeats: whether it ends where another run did, rather than because it was asked to.
         changes: parameters to be changed, oldest first.
         checkpoint_wanted: whether a checkpoint should be taken after this step.
         release_gpu: whether a pause should give back the memory of the GPU.
@@ -52,6 +53,7 @@ class Control:
         self.ending: str | None = None
         self.noticed = False
         self.ended_by = EndedBy.EPOCHS
+        self.repeats = False
         self.changes: list[dict[str, Any]] = []
         self.checkpoint_wanted = False
         self.release_gpu = False
@@ -118,6 +120,7 @@ class Control:
         """End here as another run did, in the training thread."""
         if self.ending is None:
             self.ending, self.ended_by, self.attention = ending, ended_by, True
+            self.repeats = True
 
     def ask_for_a_checkpoint(self) -> None:
         """Have a checkpoint taken after this step."""

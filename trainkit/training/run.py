@@ -183,7 +183,7 @@ class Run:
             self._expect(self._extent.begin_batches(own))
         place.steps_by_log = False
         if self._doubt and place.going_back:
-            for doubt in doubts_of_loader(loader):
+            for doubt in doubts_of_loader(loader, list(self.tracked.values())):
                 self.warn(self._doubt + doubt)
         agreement = control.agreement
         batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "share_of_rank")))
