@@ -276,7 +276,28 @@ def test_a_stopped_job_leaves_its_model_and_a_checkpoint(root: Path, eventually:
     assert record.resumable
     state = torch.load(job.paths.model, weights_only=True)["state_dict"]
     assert torch.equal(state["weight"], content["tracked"]["model"]["weight"])
-    assert torch.equal(job.model()["weight"], state["weight"])
+    assert torch.equal(job.model().weight, state["weight"])  # its class is known here
+    assert job.predict(torch.ones(3, 2)).shape == (3, 1)
+
+
+def test_a_paused_model_answers_and_odd_changes_are_refused(root: Path, eventually: Eventually) -> None:
+    """In the process that runs it, with the step; what would end the training at the next step is told at once."""
+    job = tk.submit(trainer())
+    eventually(lambda: job.record.step > 5)
+    assert job.pause() is Status.PAUSED
+    asked = [job.snapshot() for _ in range(2)]
+    assert [(each.source, each.step) for each in asked] == [("live", job.record.step)] * 2
+    assert job.predict(torch.ones(3, 2)).shape == (3, 1)
+    for odd in ("fast", None, True, -1.0, math.nan, math.inf, [0.1]):
+        with pytest.raises(OptionError, match="lr=.* is not allowed: expected a finite number >= 0"):
+            job.set(lr=odd)
+        with pytest.raises(OptionError, match="lr=.* is not allowed: expected a finite number >= 0"):
+            job.branch(lr=odd)
+    assert job.set() is Status.PAUSED
+    assert [event for event in job.events() if event.get("action") == "set"] == []
+    assert job.resume() is Status.RUNNING
+    job.stop()
+    assert job.wait(10) is Status.STOPPED
 
 
 def test_a_live_learning_rate_reaches_the_optimizer(root: Path, eventually: Eventually) -> None:

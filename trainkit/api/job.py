@@ -17,16 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from trainkit.api import view
 from trainkit.api.attempts import resume
-from trainkit.api.repeating import branch, replay
+from trainkit.api.repeating import branch, check_params, replay
 from trainkit.api.snapshot import Snapshot, take
 from trainkit.errors import (
     JobFailedError,
     JobInterruptedError,
     JobStoppedError,
-    OptionError,
     RunnerError,
     StateError,
-    did_you_mean,
 )
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
@@ -37,7 +35,6 @@ from trainkit.resuming.kept import available
 from trainkit.runners import runner
 from trainkit.runners.task import load_outcome
 from trainkit.runners.thread import is_waited_for, outcome_of
-from trainkit.training.params import FOLLOWED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,16 +278,10 @@ class Job:
             **params: parameters of the job, with their new values.
 
         Raises:
-            OptionError: the job has no parameter of that name.
+            OptionError: the job has no parameter of that name, or ``lr`` or ``weight_decay`` is no number.
         """
-        known = {*self.record.params, *FOLLOWED}
-        for name in params:
-            if name not in known:
-                raise OptionError(
-                    f"job {self.name!r} has no parameter {name!r}{did_you_mean(name, known)}; "
-                    f"parameters: {', '.join(sorted(known))}"
-                )
-        return self._ask("set", params=to_jsonable(params))
+        check_params(self.record, params)
+        return self._ask("set", params=to_jsonable(params)) if params else self.state
 
     def checkpoint(self) -> Status:
         """Ask for a checkpoint after the current step; return the job's state."""

@@ -19,7 +19,23 @@ from trainkit.resuming.checkpoints import adopt
 from trainkit.resuming.kept import BASE, Kept, file_of, find, kept
 from trainkit.resuming.steering import Change, Plan, history_of, load_plan, save_plan
 from trainkit.runners import runner as find_runner
-from trainkit.training.params import FOLLOWED
+from trainkit.training.params import FOLLOWED, check_followed
+
+
+def check_params(record: Record, changes: Mapping[str, Any]) -> None:
+    """Check new values for parameters of a job.
+
+    Raises:
+        OptionError: the job has no parameter of that name, or the value would end the training.
+    """
+    known = {*record.params, *FOLLOWED}
+    for each in changes:
+        if each not in known:
+            raise OptionError(
+                f"job {record.name!r} has no parameter {each!r}{did_you_mean(each, known)}; "
+                f"parameters: {', '.join(sorted(known))}"
+            )
+    check_followed(changes)
 
 
 def replay(
@@ -95,13 +111,7 @@ def branch(
         CheckpointError: there is no checkpoint of that step, it is damaged, or the function could not be kept.
     """
     old = store.observe(job_id)
-    known = {*old.params, *FOLLOWED}
-    for each in changes:
-        if each not in known:
-            raise OptionError(
-                f"job {old.name!r} has no parameter {each!r}{did_you_mean(each, known)}; "
-                f"parameters: {', '.join(sorted(known))}"
-            )
+    check_params(old, changes)
     paths = store.paths(job_id)
     base = find(paths, step)
     arguments = {key: value for key, value in changes.items() if key in old.params}

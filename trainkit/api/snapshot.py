@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from trainkit.files.modelfile import load_model_content
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
 from trainkit.runners.thread import outcome_of
+from trainkit.runners.worker import Outcome
 
 #: How long a copy from between two steps is waited for; a step that takes longer answers with what is saved.
 COPY_S = 30.0
@@ -23,7 +25,7 @@ class Snapshot:
 
     Attributes:
         model: a :class:`~trainkit.tabular.model.TableModel` for a table; the ``torch.nn.Module`` itself, or a
-            copy of it, in the process that runs the job; elsewhere a state dict.
+            copy of it, in the process that runs, or ran, the job; elsewhere a state dict.
         step: the step after which it was taken.
         source: ``"live"``, ``"result"``, or ``"file"``.
     """
@@ -67,7 +69,7 @@ def take(store: Store, record: Record) -> Snapshot:
         ModelFileError: its model file is damaged.
     """
     outcome = outcome_of(store, record)
-    running = record.status in (Status.RUNNING, Status.STOPPING)
+    running = record.status in (Status.RUNNING, Status.PAUSED, Status.STOPPING)
     if outcome is not None and outcome.run is not None and running and "model" in outcome.run.tracked:
         try:
             model, step = outcome.run.control.ask_for_a_copy().result(COPY_S)
@@ -98,7 +100,20 @@ def take(store: Store, record: Record) -> Snapshot:
         return Snapshot(load_model(path), step, "file")
     if "state_dict" not in content:
         raise ModelFileError(f"{path} holds neither a table model nor a state dict")
-    return Snapshot(content["state_dict"], step, "file")
+    return Snapshot(_with_its_class(outcome, content["state_dict"]), step, "file")
+
+
+def _with_its_class(outcome: Outcome | None, weights: Any) -> Any:
+    """Return weights as the module they are of, where this process has run the job to its end."""
+    run = outcome.run if outcome is not None and outcome.settled.is_set() else None
+    if run is None or "model" not in run.tracked:
+        return weights
+    try:
+        model = copy.deepcopy(run.tracked["model"])
+        model.load_state_dict(weights)
+    except Exception:  # noqa: BLE001 - one that cannot be copied, or has become another: the weights are what is left
+        return weights
+    return model
 
 
 def _is_model(value: Any) -> bool:

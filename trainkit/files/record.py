@@ -109,8 +109,10 @@ def begin_attempt(record: Record, *, now: float) -> None:
         StateError: the attempt is not over, or it completed.
     """
     if not record.status.terminal or record.status is Status.COMPLETED:
+        instead = "; branch goes on from a checkpoint of it in a new job" if record.status.terminal else ""
         raise StateError(
-            f"job {record.job_id!r} is {record.status}; only one that is STOPPED, FAILED or INTERRUPTED can go on"
+            f"job {record.name!r} is {record.status}; only one that is STOPPED, FAILED or INTERRUPTED can go "
+            f"on{instead}"
         )
     record.attempt += 1
     record.status, record.message = Status.QUEUED, "going on from its checkpoint"

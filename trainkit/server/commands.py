@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 from trainkit.api import repeating
 from trainkit.api.job import Job
-from trainkit.errors import OptionError
 from trainkit.server.messages import (
     BranchRequest,
     CommandAnswer,
@@ -18,7 +13,6 @@ from trainkit.server.messages import (
     SetRequest,
 )
 from trainkit.server.site import Site
-from trainkit.training.params import FOLLOWED
 
 
 def stop(site: Site, request: JobRequest) -> CommandAnswer:
@@ -64,7 +58,6 @@ def kill(site: Site, request: JobRequest) -> CommandAnswer:
 def set_params(site: Site, request: SetRequest) -> CommandAnswer:
     """Change parameters of a running job from its next step on."""
     job = _job(site, request)
-    _check_followed(request.params)
     job.set(**request.params)
     return _answer(job)
 
@@ -80,7 +73,6 @@ def replay(site: Site, request: ReplayRequest) -> Reply:
 def branch(site: Site, request: BranchRequest) -> Reply:
     """Go on from a checkpoint of a job in a new job, with other parameters, in a process."""
     job = _job(site, request)
-    _check_followed(request.params)
     with site.launching:
         site.refuse_one_more()
         new_id = repeating.branch(
@@ -92,13 +84,6 @@ def branch(site: Site, request: BranchRequest) -> Reply:
 def _started(site: Site, job: Job) -> Reply:
     where = f"{site.base_url}api/train/status?job_id={job.id}"
     return Reply(_answer(job), 201, {"Location": where})
-
-
-def _check_followed(params: Mapping[str, Any]) -> None:
-    for name in FOLLOWED:  # these reach the optimizers; anything odd would end the training
-        value = params.get(name, 0.0)
-        if isinstance(value, (bool, str)) or not math.isfinite(value) or value < 0:
-            raise OptionError(f"{name}={value!r} is not allowed: expected a finite number >= 0")
 
 
 def _job(site: Site, request: JobRequest) -> Job:

@@ -261,7 +261,7 @@ class Boundary:
         release = self._control.release_gpu and device is not None and device != "cpu"
         if release and device:
             move(self.tracked.values(), "cpu")
-        self._control.wait_until_resumed(self._place.step)
+        self._control.wait_until_resumed(self.tracked.get("model"), self._place.step)
         if release and device:
             move(self.tracked.values(), device)
 

@@ -62,6 +62,7 @@ class Control:
         self._copies_guard = threading.Lock()
         self._go_on = threading.Event()
         self._go_on.set()
+        self._stirred = threading.Event()  # something for a paused run to look at
 
     # --- the recorder's thread -------------------------------------------------------------------
 
@@ -105,6 +106,7 @@ class Control:
         self.attention = True
         if action == "resume" or action in ENDINGS:
             self._go_on.set()
+            self._stirred.set()
 
     # --- any thread ------------------------------------------------------------------------------
 
@@ -135,6 +137,7 @@ class Control:
             else:
                 self.copies_wanted.append(wish)
                 self.attention = True
+                self._stirred.set()
         return wish
 
     # --- the training thread ---------------------------------------------------------------------
@@ -144,12 +147,14 @@ class Control:
         """Whether the run should wait here."""
         return not self._go_on.is_set()
 
-    def wait_until_resumed(self, step: int) -> None:
-        """Be PAUSED after a step until somebody lets the run go on, or end."""
+    def wait_until_resumed(self, model: Any, step: int) -> None:
+        """Be PAUSED after a step until somebody lets the run go on, or end; meanwhile the model can be asked."""
         # If the job is STOPPING by now, there is nothing to wait for.
         paused = self._recorder.change_from(Status.RUNNING, Status.PAUSED, message="paused")
-        if self.agreement.alone and paused:
-            self._go_on.wait()
+        while self.agreement.alone and paused and self.pause_wanted:
+            self._stirred.wait()
+            self._stirred.clear()
+            self.hand_out_copies(model, step)
         while not self.agreement.alone and not self._go_on.wait(PAUSED_S):
             self.agreement.meet(step)
         if paused:

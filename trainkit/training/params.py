@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainkit.errors import OptionError
+
 #: What changes in every group of a tracked optimizer when it is set on the job.
 FOLLOWED = ("lr", "weight_decay")
+
+
+def check_followed(params: Mapping[str, Any]) -> None:
+    """Check what reaches optimizers: anything odd would end the training.
+
+    Raises:
+        OptionError: not a finite number from 0 on.
+
+    >>> check_followed({"lr": 0.1, "hidden": "many"})
+    """
+    for name in FOLLOWED:
+        if name not in params:
+            continue
+        value = params[name]
+        try:
+            number = math.nan if isinstance(value, (bool, str)) else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (math.isfinite(number) and number >= 0):
+            raise OptionError(f"{name}={value!r} is not allowed: expected a finite number >= 0")
 
 
 class Params(Mapping[str, Any]):
