@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import trainkit as tk
 from tests.reliability import loops
+from trainkit.api.probe import Seen
+from trainkit.api.verifying import _cause, _differences, _how_far, _is_plain
 from trainkit.errors import OptionError
 from trainkit.tabular import train_function
 
@@ -25,6 +28,19 @@ def test_an_exact_loop_is_equal() -> None:
     assert repr(found).startswith("equal after 17 steps (killed after step ")
 
 
+def test_what_differs_is_named_with_its_usual_cause() -> None:
+    """By what is not tracked; else by whether the function repeats itself at all; plain numbers are notes."""
+    whole = Seen(9, {"model.weight": torch.zeros(2), "variable sum": 1.0}, {"ema": "AveragedModel"})
+    cut = Seen(9, {"model.weight": torch.ones(2), "variable sum": 2.0}, {"ema": "AveragedModel"})
+    assert _differences(whole, whole) == []
+    assert _differences(whole, cut) == ["model.weight", "variable sum"]
+    assert not _is_plain("model.weight", whole, cut)
+    assert _is_plain("variable sum", whole, cut)
+    assert _how_far("model.weight", whole, cut) == ", by up to 1"
+    assert "Add: run.track(ema=ema)" in _cause("model.weight", whole, set())
+    assert "differs between two runs without any kill" in _cause("model.weight", whole, {"model.weight"})
+
+
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     ("function", "names", "cause"),
@@ -35,7 +51,12 @@ def test_an_exact_loop_is_equal() -> None:
             "Add: run.track(optimizer=optimizer)",
             marks=pytest.mark.long,
         ),
-        (loops.without_average, "variable ema.", "Add: run.track(ema=ema)"),
+        pytest.param(
+            loops.without_average,
+            "variable ema.",
+            "Add: run.track(ema=ema)",
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             loops.with_own_draws,
             "model.",
@@ -72,16 +93,17 @@ def test_what_cannot_be_resumed_is_refused_with_what_to_do() -> None:
 
 @pytest.mark.long
 def test_the_command_answers_by_its_exit_code(root: Path) -> None:
-    """0 and equal, 1 and what differs."""
+    """0 and equal, 1 and what differs; parameters as in ``trainkit submit``."""
     here = Path(__file__).parents[2]
-    for function, code in (("exact", 0), ("without_optimizer", 1)):
-        place = f"tests.reliability.loops:{function}"
+    place = "tests.reliability.loops:exact"
+    for parameters, code in (([], 0), (["own_draws=true"], 1)):
         words = [
             sys.executable,
             "-m",
             "trainkit",
             "verify-resume",
             place,
+            *parameters,
             "--steps",
             "12",
             "--kills",

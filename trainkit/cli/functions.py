@@ -56,7 +56,11 @@ def find_function(place: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     module = _imported(module_name, here)
     function = getattr(module, name, None)
-    own = [each for each, value in vars(module).items() if callable(value) and not each.startswith("_")]
+    own = [
+        each
+        for each, value in vars(module).items()
+        if callable(value) and not each.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
     if function is None:
         has = ", ".join(own) or "none"
         raise OptionError(

@@ -96,13 +96,13 @@ def branch(
 
 @click.command(name="verify-resume")
 @click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("words", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--steps", type=int, default=50, show_default=True, help="After how many steps to compare.")
 @click.option("--kills", type=int, default=2, show_default=True, help="How often to kill, at random steps.")
 @click.option("--kill-seed", type=int, default=0, help="Other steps for another seed.")
-@click.option("--param", "parameters", metavar="KEY=VALUE", multiple=True, help="A parameter of the function.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def verify_resume(
-    function: str, steps: int, kills: int, kill_seed: int, parameters: tuple[str, ...], as_json: bool
+    function: str, words: tuple[str, ...], steps: int, kills: int, kill_seed: int, as_json: bool
 ) -> int:
     """Prove on your own loop that a killed job resumes exactly.
 
@@ -110,13 +110,13 @@ def verify_resume(
     random stream.  Exit code 0: all equal; 1: something differs, and the first that does is named.
 
     \b
-    trainkit verify-resume fit:train --steps 100 --kills 3 --param lr=0.001
+    trainkit verify-resume fit:train --steps 100 --kills 3 lr=0.001
     """
     from trainkit.api.verifying import verify_resume
     from trainkit.cli.functions import find_function, parse_values
 
     found = find_function(function)
-    values = parse_values(parameters)
+    values = parse_values(words)
     result = verify_resume(
         found,
         steps=steps,
