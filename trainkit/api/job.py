@@ -18,13 +18,10 @@ from typing import TYPE_CHECKING, Any
 from trainkit.api import view
 from trainkit.api.attempts import resume
 from trainkit.api.repeating import branch, check_params, replay
+from trainkit.api.results import error_of, returned_by
 from trainkit.api.snapshot import Snapshot, take
 from trainkit.errors import (
-    JobFailedError,
-    JobInterruptedError,
-    JobStoppedError,
     RunnerError,
-    StateError,
 )
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
@@ -33,8 +30,7 @@ from trainkit.files.store import Store
 from trainkit.files.streams import tail
 from trainkit.resuming.kept import available
 from trainkit.runners import runner
-from trainkit.runners.task import load_outcome
-from trainkit.runners.thread import is_waited_for, outcome_of
+from trainkit.runners.thread import is_waited_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,9 +176,9 @@ class Job:
         """
         self.wait(timeout)
         record = self.record
-        if (error := self._error(record)) is not None:
+        if (error := error_of(self.store, record)) is not None:
             raise error
-        return self._returned(record)
+        return returned_by(self.store, record)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the job and return what its function raised, or None.
@@ -195,7 +191,7 @@ class Job:
         """
         self.wait(timeout)
         record = self.record
-        return None if record.status is Status.STOPPED else self._error(record)
+        return None if record.status is Status.STOPPED else error_of(self.store, record)
 
     def add_done_callback(self, fn: Callable[[Job], object]) -> None:
         """Call ``fn(job)`` in a thread of its own once the job has ended, however it did; at once if it has.
@@ -409,47 +405,6 @@ class Job:
         """
         return self.snapshot().predict(x)
 
-    def _error(self, record: Record) -> BaseException | None:
-        """What :meth:`result` raises for a job that has ended."""
-        told = record.error.message if record.error else record.message
-        if record.status is Status.FAILED:
-            error = self._outcome(record)[1]
-            if not isinstance(error, Exception):  # not known here, or it would end whoever asks: SystemExit, say
-                info = record.error
-                error = JobFailedError(
-                    f"{info.type}: {info.message}\n\n{info.traceback}" if info else record.message
-                )
-            elif error.__cause__ is None and record.error is not None and error.__traceback__ is None:
-                # A pickled exception has lost its traceback; its text takes the place.
-                error.__cause__ = JobFailedError(f"in job {self.name!r}:\n\n{record.error.traceback}")
-            return error
-        if record.status is Status.INTERRUPTED:
-            return JobInterruptedError(f"job {self.name!r} was interrupted: {told}")
-        if record.status is Status.STOPPED and not self._outcome(record)[2]:
-            return JobStoppedError(
-                f"job {self.name!r} was stopped before it returned; job.model() is what it had, if it tracked one"
-            )
-        return None
-
-    def _returned(self, record: Record) -> Any:
-        value, _, known = self._outcome(record)
-        if not known:
-            raise StateError(
-                f"job {self.name!r} is {record.status}, but what it returned is not here: it was in the "
-                f"memory of the process that ran it. job.model() reads {self.paths.model.name}, if it left a model"
-            )
-        return value
-
-    def _outcome(self, record: Record) -> tuple[Any, BaseException | None, bool]:
-        """What the function returned, what it raised, and whether it returned, as far as that is known here."""
-        outcome = outcome_of(self.store, record)
-        if outcome is not None:
-            outcome.settled.wait()
-            return outcome.value, outcome.error, outcome.returned
-        if record.runner != "thread" and self.paths.result.exists():
-            return load_outcome(self.paths.result)
-        return None, None, False
-
     # --- showing ---------------------------------------------------------------------------------
 
     def panel(self) -> Any:
@@ -476,18 +431,3 @@ class Job:
 
     def __hash__(self) -> int:
         return hash((self.id, self.store.root))
-
-
-def as_status(state: Status | str) -> Status:
-    """Return a state by its name, in any case.
-
-    Raises:
-        StateError: there is none of that name.
-
-    >>> as_status("running")
-    RUNNING
-    """
-    try:
-        return Status(str(state).upper())
-    except ValueError:
-        raise StateError(f"{state!r} is not a state; states: {', '.join(Status)}") from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from trainkit.api.job import Job, as_status
+from trainkit.api.job import Job
 from trainkit.api.view import row, table
-from trainkit.errors import UnknownJobError, did_you_mean
+from trainkit.errors import StateError, UnknownJobError, did_you_mean
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
 
@@ -101,3 +101,18 @@ def attach(job_id: str | None = None, *, root: Store | str | Path | None = None)
     store.paths(job_id)  # refuses what could not be an id at all
     names = [*known.unreadable, *(job.id for job in known), *(job.name for job in known)]
     raise UnknownJobError(f"no job {job_id!r} under {store.root}{did_you_mean(job_id, names)}")
+
+
+def as_status(state: Status | str) -> Status:
+    """Return a state by its name, in any case.
+
+    Raises:
+        StateError: there is none of that name.
+
+    >>> as_status("running")
+    RUNNING
+    """
+    try:
+        return Status(str(state).upper())
+    except ValueError:
+        raise StateError(f"{state!r} is not a state; states: {', '.join(Status)}") from None

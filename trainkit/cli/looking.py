@@ -25,11 +25,10 @@ _FOLLOW_S = 0.1
 def jobs(state: str | None, root: str | None, as_json: bool) -> int:
     """List the jobs, newest first."""
     from trainkit.api import listing, view
-    from trainkit.api.job import as_status
     from trainkit.files.store import Store
 
     store = Store(root)
-    records, unreadable = listing.records_of(store, None if state is None else as_status(state))
+    records, unreadable = listing.records_of(store, None if state is None else listing.as_status(state))
     if as_json:
         from trainkit.files.record import to_dict
 

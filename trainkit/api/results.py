@@ -1,0 +1,60 @@
+"""What came of a job: what its function returned or raised, as far as that is known in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainkit.errors import JobFailedError, JobInterruptedError, JobStoppedError, StateError
+from trainkit.files.record import Record, Status
+from trainkit.files.store import Store
+from trainkit.runners.task import load_outcome
+from trainkit.runners.thread import outcome_of
+
+
+def error_of(store: Store, record: Record) -> BaseException | None:
+    """Return what is to be raised for a job that has ended; None for one that has a result."""
+    told = record.error.message if record.error else record.message
+    if record.status is Status.FAILED:
+        error = _outcome(store, record)[1]
+        if not isinstance(error, Exception):  # not known here, or it would end whoever asks: SystemExit, say
+            info = record.error
+            error = JobFailedError(f"{info.type}: {info.message}\n\n{info.traceback}" if info else record.message)
+        elif error.__cause__ is None and record.error is not None and error.__traceback__ is None:
+            # A pickled exception has lost its traceback; its text takes the place.
+            error.__cause__ = JobFailedError(f"in job {record.name!r}:\n\n{record.error.traceback}")
+        return error
+    if record.status is Status.INTERRUPTED:
+        return JobInterruptedError(f"job {record.name!r} was interrupted: {told}")
+    if record.status is Status.STOPPED and not _outcome(store, record)[2]:
+        return JobStoppedError(
+            f"job {record.name!r} was stopped before it returned; job.model() is what it had, if it tracked one"
+        )
+    return None
+
+
+def returned_by(store: Store, record: Record) -> Any:
+    """Return what the function of a job returned.
+
+    Raises:
+        StateError: that is not known here.
+    """
+    value, _, known = _outcome(store, record)
+    if not known:
+        file = store.paths(record.job_id).model
+        raise StateError(
+            f"job {record.name!r} is {record.status}, but what it returned is not here: it was in the memory of "
+            f"the process that ran it. job.model() reads {file.name}, if it left a model"
+        )
+    return value
+
+
+def _outcome(store: Store, record: Record) -> tuple[Any, BaseException | None, bool]:
+    """What the function returned, what it raised, and whether it returned, as far as that is known here."""
+    outcome = outcome_of(store, record)
+    if outcome is not None:
+        outcome.settled.wait()
+        return outcome.value, outcome.error, outcome.returned
+    result = store.paths(record.job_id).result
+    if record.runner != "thread" and result.exists():
+        return load_outcome(result)
+    return None, None, False
