@@ -43,7 +43,7 @@ def endless(run: Any, step_s: float = 0.002, validate_s: float = 0.0) -> Any:
 def test_a_time_limit_finishes_a_long_epoch_with_a_usable_result(root: Path) -> None:
     """It ends at the next step, validates, returns and completes."""
     job = tk.submit(endless, max_time=0.4)
-    assert isinstance(job.result(timeout=20), torch.nn.Linear)
+    assert isinstance(job.result(timeout=60), torch.nn.Linear)
     record = job.record
     assert (record.status, record.ended_by) == (Status.COMPLETED, EndedBy.TIME_LIMIT)
     assert record.message == "finished by its time limit of 0.4 s"
@@ -57,7 +57,7 @@ def test_a_time_limit_finishes_a_long_epoch_with_a_usable_result(root: Path) -> 
 def test_a_time_limit_that_falls_into_a_validation_lets_it_end(root: Path) -> None:
     """The result of a validation is wanted whole; no training step follows it."""
     job = tk.submit(endless, step_s=0.0, validate_s=0.3, max_time=0.4)
-    job.result(timeout=20)
+    job.result(timeout=60)
     assert job.record.ended_by is EndedBy.TIME_LIMIT
     assert job.record.step == 10
     assert job.metrics()["val_loss"].tolist() == [0.25]
@@ -115,7 +115,7 @@ def test_a_loop_that_ends_before_it_notices_its_limit_ran_to_its_end(root: Path)
         return 7
 
     job = tk.submit(fit, max_time=0.2)
-    assert job.result(timeout=20) == 7
+    assert job.result(timeout=60) == 7
     assert job.record.ended_by is EndedBy.EPOCHS
 
 

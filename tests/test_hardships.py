@@ -209,7 +209,7 @@ def test_a_checkpoint_that_cannot_be_saved_is_a_warning(root: Path, monkeypatch:
         return 3
 
     job = tk.submit(fit)
-    assert job.result(timeout=10) == 3
+    assert job.result(timeout=60) == 3
     assert [text.split(" (")[0] for text in warnings_of(job)] == ["no checkpoint could be saved"]
 
 
@@ -247,7 +247,7 @@ def test_an_exception_that_cannot_be_made_again_comes_as_text(root: Path) -> Non
         raise PickyError(1, 2)
 
     with pytest.raises(JobFailedError, match="PickyError: 1 and 2"):
-        tk.submit(fit, runner="process").result(timeout=30)
+        tk.submit(fit, runner="process").result(timeout=60)
 
 
 def test_a_resumed_process_works_in_the_folder_where_the_job_was_started(
@@ -350,7 +350,7 @@ def test_numbers_of_numpy_in_a_tracked_state_can_be_resumed_from(root: Path, eve
     job.stop()
     assert job.wait(10) is Status.STOPPED
     job.resume()
-    assert job.result(timeout=20) == [0.5, [3]]
+    assert job.result(timeout=60) == [0.5, [3]]
 
 
 def test_the_end_is_told_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

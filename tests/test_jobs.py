@@ -255,7 +255,7 @@ def test_two_thread_jobs_print_into_their_own_logs(root: Path) -> None:
 
     jobs = [tk.submit(fit, word=word) for word in ("left", "right")]
     for job, word in zip(jobs, ("left", "right"), strict=True):
-        job.result(timeout=20)
+        job.result(timeout=60)
         assert job.logs() == f"{word}\n" * 50
 
 

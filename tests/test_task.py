@@ -108,7 +108,7 @@ def test_an_exception_that_cannot_be_pickled_comes_as_text(root: Path) -> None:
 
     job = tk.submit(fit, runner="process")
     with pytest.raises(JobFailedError, match=r"OddError: odd(.|\n)*raise OddError"):
-        job.result(timeout=30)
+        job.result(timeout=60)
 
 
 def test_an_exception_from_another_process_brings_its_traceback(root: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_exception_from_another_process_brings_its_traceback(root: Path) -> N
         raise KeyError("lost key")
 
     with pytest.raises(KeyError) as caught:
-        tk.submit(fit, runner="process").result(timeout=30)
+        tk.submit(fit, runner="process").result(timeout=60)
     assert 'raise KeyError("lost key")' in str(caught.value.__cause__)
 
 

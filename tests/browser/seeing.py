@@ -33,7 +33,7 @@ def step(panel: Locator) -> int:
     return int(found[1]) if found else 0
 
 
-def until(condition: Callable[[], Any], within_s: float = 30.0) -> None:
+def until(condition: Callable[[], Any], within_s: float = 60.0) -> None:
     """Wait until something is so."""
     give_up_at = time.monotonic() + within_s
     while not condition():

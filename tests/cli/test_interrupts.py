@@ -29,7 +29,7 @@ def test_ctrl_c_stops_and_saves_and_watches_until_it_ended(
     process = started("submit", "training:fit", "epochs=1000", "pause_s=0.02", "--runner", runner)
     eventually(lambda: steps(root))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     record = tk.attach(root=root).record
     assert process.returncode == 3, err
     assert "stopping: it saves and ends after the current step; Ctrl-C again kills it" in out
@@ -43,7 +43,7 @@ def test_with_json_the_remark_goes_beside_the_json(started: Started, root: Path,
     process = started("submit", "training:forever", "--json")
     eventually(lambda: steps(root))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     last = json.loads(out.splitlines()[-1])
     assert process.returncode == 3
     assert (last["status"], last["metrics"]["loss"]) == ("STOPPED", "NaN")
@@ -58,7 +58,7 @@ def test_ctrl_c_twice_kills_a_process(started: Started, root: Path, eventually: 
     eventually(lambda: job.state is Status.STOPPING)
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert (job.state, job.record.message) == (Status.STOPPED, "killed on request")
     assert "■ deaf  STOPPED" in out
@@ -73,7 +73,7 @@ def test_ctrl_c_twice_ends_a_thread_together_with_the_command(
     process.send_signal(signal.SIGINT)
     eventually(lambda: job.state is Status.STOPPING)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "killed, together with this process" in out
     assert job.state is Status.INTERRUPTED
@@ -96,14 +96,14 @@ def test_a_watcher_that_is_killed_does_not_hurt_the_job(
 def test_ctrl_c_while_looking_on_leaves_the_job_running(
     started: Started, root: Path, eventually: Eventually
 ) -> None:
-    started("submit", "training:forever", "--detach").communicate(timeout=20)
+    started("submit", "training:forever", "--detach").communicate(timeout=60)
     eventually(lambda: steps(root))
     job = tk.attach(root=root)
     process = started("watch", "--json")
     assert process.stdout is not None
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"forever goes on; trainkit stop {job.id} stops it" in err
     assert job.state is Status.RUNNING

@@ -185,7 +185,7 @@ def jupyter_server(
 def end(server: RunningServer) -> None:
     """Stop a server."""
     server.process.terminate()
-    server.process.wait(timeout=20)
+    server.process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")
@@ -219,7 +219,7 @@ def start_job(server: RunningServer) -> Iterator[Callable[..., Any]]:
     for job in jobs:
         if job.paths.record.exists():  # else the test has deleted it
             job.stop()
-            job.wait(timeout=20)
+            job.wait(timeout=60)
 
 
 def endless(run: Any, lr: float = 0.1) -> None:

@@ -113,7 +113,7 @@ def test_jobs_go_on_without_the_server_and_are_found_again(
     following = connection.getresponse()
     assert following.readline().startswith(b"id: ")
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(timeout=10) == 0
+    assert server.process.wait(timeout=60) == 0
     connection.close()
     assert "Traceback" not in server.log.read_text()
     assert not job.done()
@@ -151,7 +151,7 @@ def test_programs_get_the_address_as_json(tmp_path: Path) -> None:
         assert server.request("GET", "api/train/jobs", token="wrong").status == 403
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_it_is_a_subcommand_of_jupyter(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +13,25 @@ import trainkit
 from trainkit.cli.exits import Commands
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a job is to be started.
+
+    Attributes:
+        runner: where it runs; None if that was not told.
+        root: folder of the jobs.
+        detach: whether to return at once, instead of watching.
+        as_json: whether to answer in JSON.
+        options: what all that starts a job takes alike, in Python too.
+    """
+
+    runner: str | None
+    root: str | None
+    detach: bool
+    as_json: bool
+    options: dict[str, Any]
 
 
 @click.group(
@@ -55,18 +76,15 @@ def answers(command: Command) -> Command:
     return click.option("--root", type=root, help="Folder of the jobs, instead of the current one.")(command)
 
 
-def _named(command: Command) -> Command:
-    for option in (
-        click.option("--job-id", help="The job's id; without it one is made."),
-        click.option("--name", help="What the job is called."),
-        click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
-    ):
-        command = option(command)
-    return command
+_NAMED = (
+    click.option("--job-id", help="The job's id; without it one is made."),
+    click.option("--name", help="What the job is called."),
+    click.option("--detach", is_flag=True, help="Print the id and return, instead of watching."),
+)
 
 
-def repeats(command: Command) -> Command:
-    """Give a command what starting a job from another one takes."""
+def repeats(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command what starting a job from another one takes; it gets that as ``how``."""
     runner = click.option(
         "--runner",
         type=click.Choice(["process", "thread"]),
@@ -74,13 +92,12 @@ def repeats(command: Command) -> Command:
         show_default=True,
         help="In a process of its own, which outlives this command; or in a thread of it.",
     )
-    return runner(_named(command))
+    return _starting(command, (*_NAMED, runner), ("name", "job_id"))
 
 
-def starts(command: Command) -> Command:
-    """Give a command what starting a job takes."""
-    command = _named(command)
-    for option in (
+def starts(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command what starting a job takes; it gets that as ``how``."""
+    options = (
         click.option(
             "--max-time",
             metavar="TIME",
@@ -96,9 +113,23 @@ def starts(command: Command) -> Command:
             help="In a process of its own, which outlives this command (the default); in a thread of it; or on a "
             "Ray cluster (the default with --address).",
         ),
-    ):
-        command = option(command)
-    return command
+    )
+    names = ("name", "job_id", "max_time", "address", "retries", "gpus_per_rank", "ranks")
+    return _starting(command, (*_NAMED, *options), names)
+
+
+def _starting(
+    command: Callable[..., int], options: tuple[Callable[[Any], Any], ...], names: tuple[str, ...]
+) -> Callable[..., int]:
+    @functools.wraps(command)
+    def collecting(*, runner: str | None, root: str | None, detach: bool, as_json: bool, **given: Any) -> int:
+        how = Start(runner, root, detach, as_json, {name: given.pop(name) for name in names})
+        return command(how=how, **given)
+
+    found: Callable[..., int] = collecting
+    for option in options:
+        found = option(found)
+    return answers(found)
 
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from trainkit.cli.exits import Exit, echo_json
-from trainkit.cli.group import answers, complete_id, job_id_argument, repeats
+from trainkit.cli.group import Start, answers, complete_id, job_id_argument, repeats
 from trainkit.cli.starting import start
 
 
@@ -34,44 +34,19 @@ def checkpoints(job_id: str | None, root: str | None, as_json: bool) -> int:
 @click.command()
 @click.argument("old", metavar="[ID]", required=False, shell_complete=complete_id)
 @repeats
-@answers
-def replay(
-    old: str | None,
-    runner: str,
-    detach: bool,
-    name: str | None,
-    job_id: str | None,
-    root: str | None,
-    as_json: bool,
-) -> int:
+def replay(old: str | None, how: Start) -> int:
     """Run a job that is over once more, with every live change at its step, and watch it."""
     from trainkit.api.listing import attach
 
-    job = attach(old, root=root)
-    return start(
-        lambda: job.replay(runner=runner, name=name, job_id=job_id),
-        runner=runner,
-        detach=detach,
-        as_json=as_json,
-        then='tk.attach("{id}").model()',
-    )
+    job = attach(old, root=how.root)
+    return start(how, lambda: job.replay(runner=how.runner, **how.options))
 
 
 @click.command()
 @click.argument("words", metavar="[ID] [KEY=VALUE]...", nargs=-1)
 @click.option("--step", type=int, help="Of which checkpoint; without it the newest. See trainkit checkpoints.")
 @repeats
-@answers
-def branch(
-    words: tuple[str, ...],
-    step: int | None,
-    runner: str,
-    detach: bool,
-    name: str | None,
-    job_id: str | None,
-    root: str | None,
-    as_json: bool,
-) -> int:
+def branch(words: tuple[str, ...], step: int | None, how: Start) -> int:
     """Go on from a checkpoint of a job in a new job, with other parameters, and watch it.
 
     \b
@@ -84,14 +59,8 @@ def branch(
     params = parse_values(rest)
     if own := sorted({"step", "runner", "name", "job_id"} & params.keys()):
         raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
-    job = attach(old, root=root)
-    return start(
-        lambda: job.branch(step=step, runner=runner, name=name, job_id=job_id, **params),
-        runner=runner,
-        detach=detach,
-        as_json=as_json,
-        then='tk.attach("{id}").model()',
-    )
+    job = attach(old, root=how.root)
+    return start(how, lambda: job.branch(step=step, runner=how.runner, **how.options, **params))
 
 
 @click.command(name="verify-resume")

@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from trainkit.cli.exits import Exit, echo_json
-from trainkit.cli.group import Command, answers, starts
+from trainkit.cli.group import Command, Start, starts
 from trainkit.tabular.options import TrainOptions, describe_option
 
 if TYPE_CHECKING:
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
 OWN = {"runner", "ranks", "gpus_per_rank", "retries", "address", "name", "job_id", "root"}
 
 
-def default_runner(address: str | None) -> str:
-    """Return where a job runs that was not told: an address means Ray."""
-    return "process" if address is None else "ray"
+def placed(how: Start) -> dict[str, Any]:
+    """Return what was told of what ``tk.submit`` and ``tk.train`` take; an address alone means Ray."""
+    runner = how.runner or ("process" if how.options["address"] is None else "ray")
+    told = {name: value for name, value in how.options.items() if value is not None}
+    return {"runner": runner, "root": how.root, **told}
 
 
-def start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool, then: str) -> int:
+def start(how: Start, launch: Callable[[], Job], *, then: str = 'tk.attach("{id}").model()') -> int:
     """Start a job and watch it.
 
     Args:
+        how: whether to watch, and how to answer.
         launch: starts it.
-        runner: for jobs that cannot be detached.
-        detach: do not watch.
-        as_json: print JSON.
         then: what to try with the model; ``{model}`` and ``{id}`` are filled in.
     """
-    if detach and runner == "thread":
+    if how.detach and how.runner == "thread":
         raise click.UsageError("--detach needs --runner process: a thread ends with this command")
-    if detach:
+    if how.detach:
         job = launch()
-        if as_json:
+        if how.as_json:
             echo_json(job.status())
         else:
             click.echo(job.id)
@@ -49,8 +49,8 @@ def start(launch: Callable[[], Job], *, runner: str, detach: bool, as_json: bool
 
     with Interrupts() as interrupts:
         job = launch()
-        code = watch(job, screen_for(job.store, as_json=as_json), interrupts)
-    if not as_json and code in (Exit.OK, Exit.STOPPED) and job.paths.model.exists():
+        code = watch(job, screen_for(job.store, as_json=how.as_json), interrupts)
+    if not how.as_json and code in (Exit.OK, Exit.STOPPED) and job.paths.model.exists():
         click.echo(f"\nNext:  {then.format(id=job.id, model=shown_path(str(job.paths.model)))}")
     return code
 
@@ -72,22 +72,7 @@ def _train_options(command: Command) -> Command:
 @click.argument("file", required=False, type=click.Path())
 @_train_options
 @starts
-@answers
-def train(
-    file: str | None,
-    runner: str | None,
-    ranks: int,
-    gpus_per_rank: int,
-    retries: int,
-    address: str | None,
-    detach: bool,
-    name: str | None,
-    job_id: str | None,
-    max_time: str | None,
-    root: str | None,
-    as_json: bool,
-    **given: str | None,
-) -> int:
+def train(file: str | None, how: Start, **given: str | None) -> int:
     """Train on a table, and watch it.
 
     FILE is CSV, TSV, JSON Lines or Parquet, also with .gz; without it, made-up rows.  What is not told is
@@ -102,23 +87,12 @@ def train(
     checked = check_options(told, from_text=True)
     options = {name: getattr(checked, name) for name in told}
 
-    where = runner or default_runner(address)
-    resources: dict[str, Any] = {
-        "ranks": ranks,
-        "gpus_per_rank": gpus_per_rank,
-        "retries": retries,
-        "address": address,
-    }
-
     def launch() -> Job:
         from trainkit.api.launching import train
 
-        return train(
-            file, runner=where, name=name, job_id=job_id, root=root, max_time=max_time, **resources, **options
-        )
+        return train(file, **placed(how), **options)
 
-    then = 'tk.load_model("{model}").predict(table)'
-    return start(launch, runner=where, detach=detach, as_json=as_json, then=then)
+    return start(how, launch, then='tk.load_model("{model}").predict(table)')
 
 
 @click.command()
@@ -128,23 +102,7 @@ def train(
     "--patience", type=click.IntRange(min=1), metavar="N", help="Epochs without improvement before it ends."
 )
 @starts
-@answers
-def submit(
-    function: str,
-    parameters: tuple[str, ...],
-    patience: int | None,
-    runner: str | None,
-    ranks: int,
-    gpus_per_rank: int,
-    retries: int,
-    address: str | None,
-    detach: bool,
-    name: str | None,
-    job_id: str | None,
-    max_time: str | None,
-    root: str | None,
-    as_json: bool,
-) -> int:
+def submit(function: str, parameters: tuple[str, ...], patience: int | None, how: Start) -> int:
     """Run a function of yours as a job, and watch it.
 
     MODULE is imported as Python does, also from the current folder; FUNCTION gets the run as its first
@@ -160,20 +118,12 @@ def submit(
     if own := sorted(OWN & values.keys()):
         raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
     found = find_function(function)
-    limits = {"max_time": max_time, "patience": patience}
-    values |= {option: value for option, value in limits.items() if value is not None}
-
-    where = runner or default_runner(address)
-    resources: dict[str, Any] = {
-        "ranks": ranks,
-        "gpus_per_rank": gpus_per_rank,
-        "retries": retries,
-        "address": address,
-    }
+    if patience is not None:
+        values["patience"] = patience
 
     def launch() -> Job:
         from trainkit.api.launching import submit
 
-        return submit(found, runner=where, name=name, job_id=job_id, root=root, **resources, **values)
+        return submit(found, **{**values, **placed(how)})
 
-    return start(launch, runner=where, detach=detach, as_json=as_json, then='tk.attach("{id}").model()')
+    return start(how, launch)
