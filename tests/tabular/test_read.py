@@ -50,6 +50,32 @@ def test_a_value_means_what_it_says(tmp_path: Path, cells: str, kind: str, value
 
 
 @pytest.mark.parametrize(
+    ("begins", "ends", "kind"),
+    [
+        ("1", "2", "int64"),
+        ("1", "0.5", "float64"),
+        ("1", "x", "str"),
+        ("1", "007", "str"),
+        ("0.0", "1e-400", "str"),
+        ("", "3", "Int64"),
+        ("True", "0", "str"),
+        ("2020-02-29", "2020-02-29 12:30", "datetime64[s]"),
+        ("2020-02-29 12:30", "2020-02-29 12:30:15.5", "datetime64[ns]"),
+    ],
+)
+def test_what_a_file_begins_with_is_no_promise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: str, ends: str, kind: str
+) -> None:
+    """The kinds of a large file's first part are tried on all of it, and given up where it goes on otherwise."""
+    monkeypatch.setattr("trainkit.tabular.delimited.BLOCK_BYTES", 100)
+    monkeypatch.setattr("trainkit.tabular.grammar.BLOCK_BYTES", 100)
+    column = table(tmp_path, "a,b\n" + f"{begins},1\n" * 100 + f"{ends},1\n")["a"]
+    assert str(column.dtype) == kind
+    few = table(tmp_path, f"a,b\n{begins},1\n{ends},1\n")["a"]
+    assert [str(column[0]), str(column[100])] == list(map(str, few))
+
+
+@pytest.mark.parametrize(
     ("content", "line", "column", "words"),
     [
         ("a,b\n1\n", 2, "b", "1 fields, the header has 2"),

@@ -7,6 +7,7 @@ scan of the rows finds the physical line and the column for the message.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -20,7 +21,7 @@ import pyarrow.csv
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import count, has_doubtful_numbers, has_tiny_numbers, in_parallel, is_plain
+from trainkit.tabular.grammar import blocks, count, has_doubtful_numbers, has_tiny_numbers, in_parallel, is_plain
 
 QUOTE, LF, CR = 34, 10, 13
 CHUNK = 1 << 20
@@ -57,6 +58,10 @@ def line_of_record(data: memoryview, file: Path, delimiter: str, record: int) ->
     return next((line for number, (line, _, _) in enumerate(rows) if number == record), None)
 
 
+class _OtherKindError(Exception):
+    """A value is not of the kind that its column was said to be of."""
+
+
 class _Delimited:
     def __init__(
         self, data: memoryview, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool
@@ -87,7 +92,7 @@ class _Delimited:
         body = pa.py_buffer(self.data).slice(end, self.stop + 1 - end)
         if bytes(self.data[end : end + len(BOM)]) == BOM:  # Arrow takes one off: it is to be ours, not the value's
             body = pa.py_buffer(BOM + bytes(self.data[end : self.stop + 1]))
-        return self._exactly(self._arrow(body, {}, None), body, doubtful)
+        return self._exactly(self._inferred(body), body, doubtful)
 
     def _check(self) -> tuple[bool, bool]:
         """Check lines and quotes; return whether numbers like 007, and newlines within fields, may be there."""
@@ -98,6 +103,18 @@ class _Delimited:
                 return not exact, False
         self._check_quotes() if self.quoted else self._check_lines()
         return has_doubtful_numbers(text, self.delimiter), True
+
+    def _inferred(self, body: pa.Buffer) -> pa.Table:
+        """Parse; the kinds that the first part of a large file shows are tried on all of it.
+
+        Where Arrow has to infer them itself, it keeps all the text until its end, and takes longer.
+        """
+        if not self.multiline and body.size > 4 * BLOCK_BYTES:
+            first = self._arrow(next(blocks(body)), {}, None)
+            kinds = {field.name: field.type for field in first.schema if not pa.types.is_null(field.type)}
+            with contextlib.suppress(_OtherKindError):
+                return self._arrow(body, kinds, None)
+        return self._arrow(body, {}, None)
 
     def _exactly(self, table: pa.Table, body: pa.Buffer, doubtful: bool) -> pa.Table:
         """Redo from text every column whose values cannot vouch for what was written."""
@@ -187,6 +204,8 @@ class _Delimited:
                 if "straddling" in str(error) and block < body.size:
                     block *= 16  # one row is longer than a block
                     continue
+                if types and "conversion error" in str(error):
+                    raise _OtherKindError from None
                 raise self._ragged(error) from None
 
     # ---- finding the place -------------------------------------------------------------------------
