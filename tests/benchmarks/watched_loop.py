@@ -16,7 +16,7 @@ from typing import Any
 from frame import FOLDER, Figure, Plan, apart, in_turn, median, median_or_none
 
 #: By the length of a step: the width of the network and its batch, and what must be kept.
-STEPS = {"0.3 ms": (128, 128, "≥ 0.99"), "10 ms": (600, 600, "≥ 0.995")}
+STEPS = {"0.3 ms": (144, 144, "≥ 0.99"), "10 ms": (600, 600, "≥ 0.995")}
 SAVE_EVERY_S = 10.0
 PEERS = ("TensorBoard", "trackio", "W&B offline", "Accelerate + TensorBoard")
 
