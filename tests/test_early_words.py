@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -322,6 +323,16 @@ def test_a_loop_that_waits_mostly_for_its_data_is_told(
     assert ("data" in warned(job)) is told
     if told:
         assert "num_workers" in warned(job)["data"]
+
+
+def test_a_training_without_torch_is_not_made_to_import_it() -> None:
+    """Where nothing has gradients none are looked for: the import alone would hold a step up for a second."""
+    code = (
+        "import sys; from trainkit.watching.gradients import gradient_norm; "
+        "assert gradient_norm([object()]) is None; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_gradients_that_explode_are_told_though_nothing_logs_them(

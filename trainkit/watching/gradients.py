@@ -68,10 +68,13 @@ def gradient_norm(things: Iterable[Any]) -> Any:
 
     Those that are spread over several ranks are left out: to read them, all ranks would have to meet.
     """
+    parameters = {id(each): each for thing in things for each in _parameters(thing)}
+    gradients = [each.grad for each in parameters.values() if each.grad is not None]
+    if not gradients:
+        return None  # without torch, which takes a second to import, where the training itself has no use for it
     import torch
 
-    parameters = {id(each): each for thing in things for each in _parameters(thing)}
-    norms = [_norm(each.grad.detach()) for each in parameters.values() if _is_here(each.grad)]
+    norms = [_norm(gradient.detach()) for gradient in gradients if _is_here(gradient)]
     if not norms:
         return None
     return torch.linalg.vector_norm(torch.stack([each.to(norms[0].device, non_blocking=True) for each in norms]))
