@@ -8,18 +8,23 @@ from pathlib import Path
 
 import pytest
 
+import trainkit as tk
+
 from .nodes import Nodes
 from .places import Where
 
 
 @pytest.fixture
-def where(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
+def where(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Where]:
     """The place that a test is for, with a root for its jobs."""
     place: Where = request.param
     if place.runner == "ray":
         nodes: Nodes = request.getfixturevalue("nodes")
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", nodes.address)
-    return place
+    yield place
+    for job in tk.jobs():
+        if not job.done():  # of a test that has failed
+            job.stop() if place.runner == "thread" else job.kill()
 
 
 @pytest.fixture(scope="session")

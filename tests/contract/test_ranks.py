@@ -107,6 +107,21 @@ def test_without_retries_a_lost_rank_interrupts_the_job_and_nobody_is_left(
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
+def test_a_rank_that_returns_early_fails_the_job_and_says_why(root: Path) -> None:
+    """The others would wait for it for ever."""
+
+    def leaves(run: Any) -> None:
+        for _ in run.batches(range(100_000)):
+            if run.rank == 1 and run.step == 5:
+                return
+            run.log(loss=1.0)
+
+    job = tk.submit(leaves, ranks=2)
+    assert job.wait(120) is Status.FAILED
+    assert job.record.message.startswith("StateError: ")
+    assert "every rank has to make the same steps" in job.record.message
+
+
 def test_what_cannot_be_is_refused_before_anything_is_made(root: Path) -> None:
     """Ranks of a thread, a share of a rank, more GPUs than there are."""
     for options, told in [

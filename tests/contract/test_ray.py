@@ -22,6 +22,7 @@ from trainkit.files.owners import Process
 from trainkit.files.record import Status
 from trainkit.runners import ray as runner
 
+from ..notebooks.running import copied, run_and_compare
 from .learning import furthest, learns
 from .nodes import Nodes
 from .places import RAY, RAY_RANKS
@@ -184,6 +185,18 @@ def test_a_token_lets_in_and_what_the_cluster_does_not_know_is_interrupted(
             job.result()
         assert json.loads(job.paths.handle.read_bytes())["detail"]["address"] == address
         assert msgspec.json.decode(job.paths.record.read_bytes())["status"] == "RUNNING", "a reader writes nothing"
+
+
+@pytest.mark.long
+def test_the_notebook_of_clusters_gives_the_same_there(cluster: Nodes, tmp_path: Path) -> None:
+    """Every output is that of two ranks on one machine, once `address=` is told."""
+    notebook = copied("07-from-laptop-to-cluster.ipynb", tmp_path)
+    before = notebook.read_text()
+    told = before.replace("batch_size=16, ranks=2)", f"batch_size=16, ranks=2, address='{cluster.address}')")
+    assert told != before
+    notebook.write_text(told)
+    report = run_and_compare(notebook, tmp_path / "queue")
+    assert report.passed, report.text
 
 
 @pytest.mark.long

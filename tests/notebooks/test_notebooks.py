@@ -14,6 +14,8 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from .running import NOTEBOOKS, copied, run_and_compare
 
 NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+#: Those whose jobs have several ranks, for the step of CI that runs such jobs.
+OF_RANKS = {"07-from-laptop-to-cluster.ipynb"}
 LIVE = "nbval-ignore-output"
 #: What differs from run to run, and so has no place in a stored output.
 _PASSING = re.compile(
@@ -34,7 +36,9 @@ def texts_of(cell: Any) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.ranks) if name in OF_RANKS else name for name in NAMES]
+)
 def test_every_cell_gives_what_is_stored(name: str, tmp_path: Path) -> None:
     """Strictly compared by nbval; under 1 GB of memory; and no file is left of its jobs."""
     notebook = copied(name, tmp_path)

@@ -40,7 +40,7 @@ _AT_ONCE = 1 << 16
 #: How long a heartbeat on another host may stand still before that is said.
 SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.
-_LET_GO_S = 5.0
+_LET_GO_S = 10.0
 #: Requests for which some of the room is given up that a running job keeps for its end.
 _LAST_REQUESTS = frozenset({"stop", "finish", "kill", "shutdown"})
 #: How much of that room one such request takes: two blocks of most file systems.

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from trainkit.errors import StateError
 from trainkit.files.record import RankInfo
 from trainkit.ranks.group import Ranks
 
@@ -24,6 +25,8 @@ EVERY_S = 0.02
 MOST_STEPS = 16
 #: How often the ranks tell each other how fast they are, in seconds.
 TELL_S = 1.0
+
+_APART = ": every rank has to make the same steps"
 
 Wish = dict[str, Any]
 Batch = TypeVar("Batch")
@@ -72,6 +75,9 @@ class Agreement:
 
         Args:
             step: the step that has ended.
+
+        Raises:
+            StateError: another one has come to its end already.
         """
         if self.alone:
             return
@@ -80,7 +86,11 @@ class Agreement:
         leads = self._ranks.rank == 0
         telling = leads and now - self._told[0] >= TELL_S
         count = len(self._wishes)
-        anything, steps = self._ranks.highest([int(bool(count) or telling), self._steps if leads else 0])
+        anything, steps, left, _ = self._ranks.highest(
+            [int(bool(count) or telling), self._steps if leads else 0, 0, 1]
+        )
+        if left:
+            raise StateError(f"another rank has returned, and rank {self._ranks.rank} is at step {step}{_APART}")
         self.at_step = step + steps
         if not anything:
             return
@@ -90,6 +100,23 @@ class Agreement:
         for wishes, _ in answers:
             for wish in wishes:
                 self._take(wish)
+
+    def leave(self, step: int) -> None:
+        """Wait until all have come to the end.
+
+        Args:
+            step: the last one of this rank.
+
+        Raises:
+            StateError: another one is still on its way, and would wait for this one for ever.
+        """
+        if self.alone:
+            return
+        _, _, _, on_its_way = self._ranks.highest([0, 0, 1, 0])
+        if on_its_way:
+            raise StateError(
+                f"rank {self._ranks.rank} has returned after step {step}, and others have not{_APART}"
+            )
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, and note how long this rank waits for them."""

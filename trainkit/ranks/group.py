@@ -60,7 +60,7 @@ class Ranks:
         return model
 
     def close(self) -> None:
-        """Leave the others, once all have come to the end."""
+        """Leave the others."""
 
 
 #: That of every job that was not asked to have ranks.
@@ -125,8 +125,7 @@ class Group(Ranks):
         return DistributedDataParallel(model, **options)
 
     def close(self) -> None:
-        """Leave the others, once all have come to the end."""
-        self.highest([0])
+        """Leave the others."""
         self._dist.destroy_process_group()
 
 

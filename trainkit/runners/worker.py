@@ -157,6 +157,7 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
         recorder.note(phase=Phase.FINALIZING)
         outcome.value = unwrapped(outcome.value)
         usable = ranks.rank == 0 and _leave_model(run, recorder, outcome.value, stopped=stopped)
+        run.control.agreement.leave(run.step)
         ranks.close()
     except KeyboardInterrupt as interrupt:
         outcome.error = interrupt

@@ -45,16 +45,17 @@ class Extent:
         Returns:
             How many steps this epoch and those that are left have, if each loader of the loop tells its length.
         """
-        length = _length(loader)
-        self._endless = self._endless or length is None
-        self._now += length or 0
+        count = length(loader)
+        self._endless = self._endless or count is None
+        self._now += count or 0
         if self._endless:
             return None
         usual = sum(self._earlier) / len(self._earlier) if self._earlier else self._now
         return round(max(self._now, usual) + self._left * usual)
 
 
-def _length(loader: Iterable[Any]) -> int | None:
+def length(loader: Iterable[Any]) -> int | None:
+    """Return how many batches a loader has, if it tells."""
     try:
         return len(loader)  # type: ignore[arg-type]
     except TypeError:  # a generator, or a loader of an endless stream

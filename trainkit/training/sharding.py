@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 from trainkit.errors import OptionError
 from trainkit.ranks.group import Ranks
 from trainkit.resuming.determinism import random_state, restore_random_state
+from trainkit.training.extent import length
 
 Batch = TypeVar("Batch")
 
@@ -45,14 +46,6 @@ def shard(loader: Iterable[Batch], ranks: Ranks) -> Iterable[Batch]:
             "run.batches divides, or one with a DistributedSampler"
         )
     return own
-
-
-def length(loader: Iterable[Any]) -> int | None:
-    """Return how many batches a loader has, if it tells."""
-    try:
-        return len(loader)  # type: ignore[arg-type]
-    except TypeError:  # a generator, or a loader of an endless stream
-        return None
 
 
 def _share(loader: Iterable[Batch], ranks: Ranks) -> Iterable[Batch]:
