@@ -223,10 +223,10 @@ class MonitorView {
 
   pairs(list, pairs) {
     const labels = pairs.map(([label]) => label);
-    rebuild(list, labels, () => labels.flatMap((label) => [h("span.tk-term", { role: "term", title: label }, label), h("span.tk-value-of", { role: "definition" })]));
+    rebuild(list, labels, () => labels.flatMap((label) => [h("span.tk-term", { role: "term", title: label }, label), h("span.tk-value-of", { role: "definition" }, h("bdi", {}))]));
     const values = list.querySelectorAll(".tk-value-of");
     pairs.forEach(([, value], i) => {
-      say(values[i], value || "–");
+      say(values[i].firstChild, value || "–");
       values[i].title = value;
     });
   }
