@@ -152,7 +152,7 @@ class Lab:
     def _give_shared_kernel(self, name: str) -> None:
         """Let the page that opens a notebook find it running, in a kernel that has torch imported already."""
         if self._shared not in [each["id"] for each in self.call("/api/kernels")]:
-            self._shared = self.call("/api/kernels", "POST", {"name": SHARED_KERNEL})["id"]
+            self._shared = self.call("/api/kernels", "POST", {"name": SHARED_KERNEL, "path": name})["id"]
         session = {"path": name, "name": name, "type": "notebook", "kernel": {"id": self._shared}}
         self.call("/api/sessions", "POST", session)
 

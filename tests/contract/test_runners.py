@@ -255,7 +255,7 @@ def test_jobs_beyond_the_limit_wait_in_order_and_say_for_whom(
     monkeypatch.setenv(LIMIT_VARIABLE, "1")
     first = where.started(where.submit(functions()["goes_on"], job_id="first"), eventually)
     others = [where.submit(functions()["silent"], job_id=f"later-{n}") for n in range(3)]
-    eventually(lambda: "first" in others[0].record.message)
+    eventually(lambda: "goes_on (irst)" in others[0].record.message)
     assert [job.state for job in others] == [Status.QUEUED] * 3
     first.stop()
     assert [job.wait(where.within_s) for job in others] == [Status.COMPLETED] * 3

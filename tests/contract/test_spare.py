@@ -212,7 +212,7 @@ def test_jobs_that_must_wait_leave_it_alone(
 
     first = tk.submit(waits)
     second = tk.submit(reports(), runner="process")
-    eventually(lambda: first.id in second.record.message)
+    eventually(lambda: "waits (" in second.record.message)
     handle = second.store.handle(second.id)
     assert handle is not None
     assert len(handle.processes) == 1

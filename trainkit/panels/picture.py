@@ -100,7 +100,7 @@ def as_html(record: Record, png: bytes | None, changes: Changes, *, deleted: boo
             f"{say(words + more)}</div>"
         )
     params = [(name, without_folder(value)) for name, value in seen.params]
-    parts += [_line(pairs) for pairs in (seen.numbers, seen.facts, params) if pairs]
+    parts += [_line(pairs) for pairs in ([*seen.numbers, *seen.facts], params) if pairs]
     return "\n".join([*parts, "</div>"])
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 
+from trainkit.errors import RecordError, UnknownJobError
 from trainkit.files.endings import Ending
 from trainkit.files.record import EndedBy, Status
 from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
 from trainkit.runners.slots import Ticket, job_limit, wait_for_turn
 
 
@@ -20,7 +22,8 @@ def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event
     """
 
     def waiting_for(job_ids: list[str]) -> None:
-        tell(f"waiting for {', '.join(job_ids[:3])}{' …' if len(job_ids) > 3 else ''}")
+        names = [called(recorder.store, job_id) for job_id in job_ids[:3]]
+        tell(f"waiting for {', '.join(names)}{' …' if len(job_ids) > 3 else ''}")
 
     def tell(message: str) -> None:
         recorder.note(message=message)
@@ -39,3 +42,14 @@ def wait_in_queue(recorder: Recorder, ticket: Ticket, *, ending: threading.Event
     elif not may_run:
         recorder.close(Ending(Status.STOPPED, EndedBy.USER, "stopped while it waited; nothing was run"))
     return may_run
+
+
+def called(store: Store, job_id: str) -> str:
+    """Return what people call a job: its name, and the end of its id, as names come again.
+
+    A job of another root, which shares the queue, has only its id here.
+    """
+    try:
+        return f"{store.read(job_id).name} ({job_id[-4:]})"
+    except (UnknownJobError, RecordError):
+        return job_id

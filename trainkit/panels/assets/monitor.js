@@ -197,7 +197,8 @@ class MonitorView {
     const percent = Math.min(100, Math.max(0, card.progress));
     say(this.percent, known ? `${percent.toFixed(0)} %` : "");
     this.barBox.className = `tk-bar tk-${silent ? "silent" : card.status.toLowerCase()}${known ? "" : " tk-endless"}`;
-    this.bar.style.transform = `scaleX(${known ? percent / 100 : 1})`;
+    const unknown = card.status === "QUEUED" ? 0 : 1; // what has not begun is not full
+    this.bar.style.transform = `scaleX(${known ? percent / 100 : unknown})`;
     if (known) this.barBox.setAttribute("aria-valuenow", percent.toFixed(0));
     this.drawNote();
     this.drawFault(card.fault);
