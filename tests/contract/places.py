@@ -46,6 +46,6 @@ class Where:
 #: Every runner has a line here.
 THREAD, PROCESS = Where("thread"), Where("process")
 #: Two ranks, which torchrun starts.
-PROCESSES = Where("process", 2, within_s=120)
+PROCESSES = Where("process", 2, within_s=300)
 RAY, RAY_RANKS = Where("ray", 1, within_s=300), Where("ray", 2, within_s=300)
 PLACES = [THREAD, PROCESS, PROCESSES, RAY, RAY_RANKS]

@@ -510,9 +510,10 @@ def test_it_outlives_its_notebook(where: Where, root: Path, eventually: Eventual
         eventually(lambda: any(job.running() for job in tk.jobs()), within_s=where.within_s)
         notebook.kill()
     job = where.started(tk.attach("survivor"), eventually)
-    assert job.pause() is Status.PAUSED
+    job.pause()
+    eventually(lambda: job.state is Status.PAUSED, within_s=where.within_s)
     at = job.record.step
-    assert job.resume() is Status.RUNNING
+    job.resume()
     eventually(lambda: job.record.step > at, within_s=where.within_s)
     job.stop()
     assert job.wait(where.within_s) is Status.STOPPED
