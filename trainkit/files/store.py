@@ -459,8 +459,11 @@ def _held_to_remove(paths: JobPaths) -> Iterator[bool]:
     with contextlib.ExitStack() as holding:
         try:
             record = try_lock_as_it_is(paths.record)
-        except OSError:
-            record = None  # no file, or none that could be opened: a damaged record
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not paths.record.is_symlink():
+                yield False  # somebody has just deleted it: what comes now is somebody's new job
+                return
+            # What is there cannot be opened: a damaged record.
         else:
             if record is None:
                 yield False
