@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
@@ -21,7 +22,15 @@ CELLS = [
 HEARD_WHILE_BUSY = {"6.31.0": False, "7.0.1": True, "7.1.0": True, "7.2.0": True, "7.3.0": True, "7.4.0": True}
 
 
-pytestmark = [pytest.mark.extended, pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
+def versions(cheap: str) -> list[Any]:
+    """Return all versions as parameters; all but one are of the long form."""
+    return [
+        pytest.param(each, marks=pytest.mark.extended if each == cheap else pytest.mark.long)
+        for each in HEARD_WHILE_BUSY
+    ]
+
+
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(240)]
 
 
 def kernel_of(lab: Lab, installed: Callable[..., Path], version: str) -> str:
@@ -42,7 +51,7 @@ def busy_with_a_job(nb: Notebook, version: str) -> None:
     until(lambda: step(panel) > before)
 
 
-@pytest.mark.parametrize("version", HEARD_WHILE_BUSY)
+@pytest.mark.parametrize("version", versions("6.31.0"))
 def test_by_the_server(
     notebook: Callable[..., Notebook], lab: Lab, installed: Callable[..., Path], version: str
 ) -> None:
@@ -57,7 +66,7 @@ def test_by_the_server(
     expect(nb.output(1)).to_contain_text("Stopped", timeout=30_000)
 
 
-@pytest.mark.parametrize("version", HEARD_WHILE_BUSY)
+@pytest.mark.parametrize("version", versions("7.4.0"))
 def test_by_the_kernel_alone(
     notebook: Callable[..., Notebook], bare_lab: Lab, installed: Callable[..., Path], version: str
 ) -> None:
