@@ -130,7 +130,8 @@ class Chart {
           if (u.select.width > 4) this.zoom([u.posToVal(u.select.left, "x"), u.posToVal(u.select.left + u.select.width, "x")]);
           u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
         }],
-        draw: [(u) => { this.drawBest(u); this.placeMarks(u); }],
+        // Where a step is on the axis is known only when all is drawn: the held one is found again here.
+        draw: [(u) => { this.drawBest(u); this.placeMarks(u); this.hold(u); }],
       },
     };
   }
@@ -150,11 +151,11 @@ class Chart {
     if (!this.lines.length || !this.plot.isConnected || this.plot.clientWidth < 40) return;
     this.u = new uPlot(this.options(), this.aligned(), this.plot);
     this.u.over.addEventListener("dblclick", () => this.zoomOut());
-    this.u.over.addEventListener("mousemove", () => { this.held = null; });
+    // What moves beneath a mouse at rest is told as a move, too: by nothing.
+    this.u.over.addEventListener("mousemove", (event) => { if (event.movementX || event.movementY) this.held = null; });
     this.markLines = [];
     this.u.over.append(this.tip);
     this.placeMarks(this.u);
-    this.hold();
     this.read();
   }
 
@@ -183,12 +184,11 @@ class Chart {
   draw() {
     if (!this.u) this.build();
     else this.u.setData(this.aligned(), true);
-    this.hold();
     this.read();
   }
 
-  hold() {
-    if (this.u && this.held !== null) this.u.setCursor({ left: this.u.valToPos(this.held, "x"), top: 10 });
+  hold(u) {
+    if (this.held !== null) u.setCursor({ left: u.valToPos(this.held, "x"), top: 10 });
   }
 
   resize() {
@@ -330,7 +330,7 @@ class Chart {
       const from = u.cursor.idx ?? (by > 0 ? -1 : steps.length);
       const to = Math.min(steps.length - 1, Math.max(0, from + by));
       this.held = steps[to];
-      this.hold();
+      this.hold(u);
     } else if (event.key === "+" || event.key === "-") {
       const middle = u.cursor.idx !== null && u.cursor.idx !== undefined ? steps[u.cursor.idx] : (low + high) / 2;
       const half = ((high - low) / 2) * (event.key === "+" ? 0.5 : 2);
