@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainkit.errors import JobExistsError, JobIdError, RecordError, TrainkitError, UnknownJobError
-from trainkit.files import owners, store
+from trainkit.files import owners, whole
 from trainkit.files.locks import is_locked, locked, try_lock
 from trainkit.files.paths import JOB_ID_PATTERN, JobPaths, check_job_id, make_job_id
 from trainkit.files.record import Record, Status, encode
@@ -217,7 +217,7 @@ def test_a_failed_write_leaves_the_old_record(root: Path, monkeypatch: pytest.Mo
     def full(fd: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_all", full)
+    monkeypatch.setattr(whole, "write_all", full)
     with pytest.raises(OSError, match="No space"):
         files.write_record(queued("a"), durable=True)
     monkeypatch.undo()

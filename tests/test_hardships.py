@@ -355,9 +355,9 @@ def test_numbers_of_numpy_in_a_tracked_state_can_be_resumed_from(root: Path, eve
 
 def test_the_end_is_told_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The room that was kept for it is given back, and the terminal state is written."""
-    from trainkit.files import store
+    from trainkit.files import whole
 
-    write = store.write_all
+    write = whole.write_all
     reserve: list[Path] = []
 
     def full(fd: int, data: bytes) -> None:
@@ -365,7 +365,7 @@ def test_the_end_is_told_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPa
             raise OSError(28, "No space left on device")
         write(fd, data)
 
-    monkeypatch.setattr(store, "write_all", full)
+    monkeypatch.setattr(whole, "write_all", full)
 
     def fit(run: Any) -> int:
         reserve.append(run._recorder.store.paths(run.job_id).reserve)

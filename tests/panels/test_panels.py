@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import trainkit as tk
+from trainkit.files import claims
 from trainkit.files.record import ErrorInfo, Record, Status
 from trainkit.files.store import Store
 from trainkit.panels.catalogue import Catalogue
@@ -206,7 +207,7 @@ def test_a_job_deleted_between_any_two_looks(
     def read_or_delete(self: Store, job_id: str) -> Record:
         nonlocal left
         if left == 0:
-            store._remove(store.paths("a"))
+            claims.remove(store.paths("a"))
         left -= 1
         return read(self, job_id)
 

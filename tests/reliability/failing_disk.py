@@ -23,7 +23,7 @@ from faults import KINDS, Disk
 from trainkit.api import attempts
 from trainkit.api.job import Job
 from trainkit.api.launching import submit
-from trainkit.errors import CheckpointError, JobExistsError, StoreError, TrainkitError
+from trainkit.errors import CheckpointError, JobExistsError, StoreError, TrainkitError, telling
 from trainkit.files import recorder, store, streams
 from trainkit.files.endings import Ending
 from trainkit.files.locks import is_locked
@@ -424,20 +424,20 @@ def try_all(kind_of: type[Operation], ways: list[tuple[str, bool]], folder: Path
 
 def write_in_place(path: Path, data: bytes, *, durable: bool) -> None:
     """Rewrite a file where it is."""
-    with store.telling(path), open(path, "wb") as file:
+    with telling(path), open(path, "wb") as file:
         file.write(data)
 
 
 def save_in_place(path: Path, content: Any) -> None:
     """Save a model where it is."""
-    with store.telling(path), open(path, "wb") as file:
+    with telling(path), open(path, "wb") as file:
         torch.save(content, file)
 
 
 def append_unhealed(self: Appender, items: Any) -> None:
     """Append without a look at what is there, or at how much was taken."""
     for item in items:
-        with store.telling(self.path):
+        with telling(self.path):
             os.write(self._fd, streams.encode_line(item))
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import JobExistsError, StateError, StoreError, TrainkitError, UnknownJobError
+from trainkit.files import claims
 from trainkit.files import store as files
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
@@ -96,7 +97,7 @@ def test_the_harness_finds_a_delete_that_looks_first(tmp_path: Path, monkeypatch
     def delete(self: Store, job_id: str) -> None:
         self.read(job_id)
         time.sleep(0.001)
-        self._remove(self.paths(job_id))
+        claims.remove(self.paths(job_id))
 
     monkeypatch.setattr(Store, "delete", delete)
     seen = removed_while_held(tmp_path, 50)

@@ -2,8 +2,10 @@
 
 These are ``flock`` locks.  They belong to the open file, not to the process: a child that inherits the
 descriptor shares the lock, which is how a job is handed to another process without a gap.  POSIX record
-locks would not do, since closing any other handle of the file drops them.  A lock file is never deleted:
-a second file of the same name would be a second lock.
+locks would not do, since closing any other handle of the file drops them.  A file of the same name that takes the
+place of a locked one is a second lock: so an owner's lock is removed only together with its job's folder, by who
+holds it (``claims``), and whoever locks a file that others replace makes sure that it has the one that is there
+(:func:`try_lock_as_it_is`).
 """
 
 from __future__ import annotations

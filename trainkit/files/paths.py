@@ -117,7 +117,7 @@ class JobPaths:
 
     @property
     def owner_lock(self) -> Path:
-        """The file whose lock the owner holds for as long as it lives.  It is never deleted."""
+        """The file whose lock the owner holds for as long as it lives.  It goes with the folder."""
         return self.folder / "owner.lock"
 
     @property

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import os
-import shutil
-import stat
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,17 +22,18 @@ from trainkit.errors import (
     did_you_mean,
     telling,
 )
+from trainkit.files import claims
 from trainkit.files.endings import LOST, failed, put
-from trainkit.files.locks import FileLock, locked, try_lock, try_lock_as_it_is
+from trainkit.files.locks import FileLock, locked
 from trainkit.files.owners import Process, Pulse, is_owned
 from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
 from trainkit.files.record import Record, Status, decode, encode
 from trainkit.files.streams import encode_line, missing_newline, tail, write_all
+from trainkit.files.whole import read_whole, write_atomically
 
 #: The runners whose jobs are run elsewhere, so that not the owner's lock but they tell who lives.
 ENGINES = {"ray": "trainkit.runners.ray"}
 ROOT_VARIABLE = "TRAINKIT_ROOT"
-_AT_ONCE = 1 << 16
 #: How long a heartbeat on another host may stand still before that is said.
 SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.
@@ -57,70 +54,6 @@ class Handle(msgspec.Struct, kw_only=True):
     processes: list[Process] = []
     requests_offset: int = 0
     detail: dict[str, Any] = {}
-
-
-def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
-    """Replace a file so that readers see the old content or the new, never anything else.
-
-    Args:
-        path: the file.
-        data: its new content.
-        durable: also survive a loss of power from here on; costs about 10 ms.
-
-    Raises:
-        StoreError: it could not be written; the old content is there still, or the new one but not safely.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with telling(path):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            try:
-                write_all(fd, data)
-                if durable:
-                    os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(temporary, path)
-        except BaseException:
-            remove_temporary(temporary)
-            raise
-        if durable:
-            sync_folder(path.parent)
-
-
-def remove_temporary(path: Path) -> None:
-    """Remove a temporary file that did not get its place."""
-    # What cannot be removed now is swept later; the error that brought us here is the one to tell.
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def read_whole(path: str | Path) -> bytes:
-    """Return what is in a file: as ``Path.read_bytes`` does, in half the time for a small one.
-
-    What only looks like a file is an ``OSError``: to open a pipe would be to wait for a writer, for ever.
-    """
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
-        data = os.read(fd, _AT_ONCE)
-        while part := os.read(fd, _AT_ONCE):
-            data += part
-        return data
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: Path) -> None:
-    """Return when the names in a folder are on the disk, where the system can say so."""
-    if os.name != "posix":  # pragma: no cover - Windows cannot open a folder
-        return
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Store:
@@ -311,7 +244,7 @@ class Store:
             models_folder(self.root).mkdir(parents=True, exist_ok=True)
         with telling(jobs_folder(self.root)):
             jobs_folder(self.root).mkdir(parents=True, exist_ok=True)
-            lock = None if paths.record.exists() else _claim(paths)
+            lock = None if paths.record.exists() else claims.claim(paths)
         if lock is None:
             raise JobExistsError(
                 f"there is a job {record.job_id!r} under {self.root} already; "
@@ -333,13 +266,11 @@ class Store:
         # What cannot be removed is a job that nobody runs, which can be deleted like any other; the error that
         # brought us here is the one to tell.
         with contextlib.suppress(OSError):
-            self._remove(self.paths(job_id))
+            claims.remove(self.paths(job_id))
 
     def sweep(self, job_id: str) -> None:
         """Remove the temporary files that kills have left.  Only the owner may call this."""
-        paths = self.paths(job_id)
-        for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp"), *paths.checkpoints.glob(".*.tmp")):
-            remove_temporary(path)
+        claims.sweep(self.paths(job_id))
 
     def delete(self, job_id: str) -> None:
         """Remove all files of a job that is over, its model and a damaged record too.  Links are not followed.
@@ -362,28 +293,13 @@ class Store:
                 status = Status.INTERRUPTED  # nobody can go on from a damaged record
             if not status.terminal:
                 raise StateError(f"job {job_id!r} is {status}; stop it first, then delete it")
-            with telling(paths.folder), _held_to_remove(paths) as held:
+            with telling(paths.folder), claims.held_to_remove(paths) as held:
                 if held:
-                    self._remove(paths)
+                    claims.remove(paths)
                     return
             if time.monotonic() > give_up_at:
                 raise StateError(f"job {job_id!r} is {status}, but its process still holds its files; try later")
             time.sleep(0.02)
-
-    def _remove(self, paths: JobPaths) -> None:
-        with telling(paths.folder):
-            if paths.folder.is_symlink():
-                paths.folder.unlink()
-            elif paths.folder.exists():
-                # In one step out of the way of whoever makes, or resumes, a job of that id meanwhile.
-                paths.folder.rename(paths.record.with_name(f".{paths.job_id}.{uuid.uuid4().hex}.tmp"))
-            for path in _left_by_kills(paths):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            paths.model.unlink(missing_ok=True)
-            paths.record.unlink(missing_ok=True)
 
     def write_record(self, record: Record, *, durable: bool) -> None:
         """Replace the record.  Only the owner may call this."""
@@ -432,55 +348,6 @@ class Store:
                     # A part of it: the running job itself takes what it can get, and needs the rest for its end.
                     os.truncate(paths.reserve, max(0, paths.reserve.stat().st_size - _GIVEN_UP_BYTES))
                     _append_whole(paths.requests, line)
-
-
-def _claim(paths: JobPaths) -> FileLock | None:
-    """Make the folder of a new job and take its owner's lock; None if it is somebody's already."""
-    try:
-        paths.folder.mkdir()
-    except FileExistsError:
-        # Somebody may have been killed when about to do the same: what has no record and no content is free.
-        if any(path.is_dir() or path.stat().st_size for path in paths.folder.iterdir()):
-            return None
-    lock = try_lock(paths.owner_lock)
-    if lock is not None and (paths.record.exists() or not paths.owner_lock.exists()):
-        lock.close()  # somebody else was quicker, to make it or to remove it
-        return None
-    return lock
-
-
-@contextlib.contextmanager
-def _held_to_remove(paths: JobPaths) -> Iterator[bool]:
-    """Keep away who else would run or delete a job; whether nobody does.
-
-    The owner's lock goes with the job's folder, before the record does.  As long as the record is there, nobody
-    makes a job of that id; and only one can hold it.
-    """
-    with contextlib.ExitStack() as holding:
-        try:
-            record = try_lock_as_it_is(paths.record)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and not paths.record.is_symlink():
-                yield False  # somebody has just deleted it: what comes now is somebody's new job
-                return
-            # What is there cannot be opened: a damaged record.
-        else:
-            if record is None:
-                yield False
-                return
-            holding.callback(record.close)
-        if paths.owner_lock.exists():
-            if (owner := try_lock(paths.owner_lock)) is None:
-                yield False
-                return
-            holding.callback(owner.close)
-        yield True
-
-
-def _left_by_kills(paths: JobPaths) -> Iterator[Path]:
-    """Temporary files beside the record and the model, and folders of a job that was being deleted."""
-    for folder in (paths.record.parent, paths.model.parent):
-        yield from folder.glob(f".{paths.job_id}.*.tmp")
 
 
 def _append_whole(path: Path, line: bytes) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from trainkit.files.endings import Ending
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import EndedBy, ErrorInfo, Status
-from trainkit.files.store import write_atomically
+from trainkit.files.whole import write_atomically
 
 
 class RankEndError(Exception):

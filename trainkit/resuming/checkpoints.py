@@ -19,7 +19,7 @@ from trainkit.errors import CheckpointError, ModelFileError, telling
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import CheckpointInfo
 from trainkit.files.safeload import load
-from trainkit.files.store import read_whole, remove_temporary, sync_folder, write_atomically
+from trainkit.files.whole import read_whole, remove_temporary, sync_folder, write_atomically
 
 #: How many hashes are kept when it is not known which of them belong to a file.
 _MOST_KNOWN = 100

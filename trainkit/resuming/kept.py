@@ -13,7 +13,7 @@ import msgspec
 from trainkit.errors import CheckpointError
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import CheckpointInfo
-from trainkit.files.store import write_atomically
+from trainkit.files.whole import write_atomically
 from trainkit.resuming.checkpoints import generation_of, is_whole, link
 
 #: How many are kept unless the run says otherwise.

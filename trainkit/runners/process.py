@@ -23,7 +23,8 @@ from trainkit.errors import OptionError, RunnerError
 from trainkit.files.locks import FileLock
 from trainkit.files.owners import is_running
 from trainkit.files.record import Record
-from trainkit.files.store import Handle, Store, write_atomically
+from trainkit.files.store import Handle, Store
+from trainkit.files.whole import write_atomically
 from trainkit.runners import spare
 from trainkit.runners.handover import Errand, send
 from trainkit.runners.slots import Ticket, job_limit

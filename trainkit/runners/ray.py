@@ -28,7 +28,8 @@ from trainkit.files.locks import FileLock, is_locked
 from trainkit.files.owners import is_running, this_process
 from trainkit.files.record import Record
 from trainkit.files.recorder import Recorder
-from trainkit.files.store import Handle, Store, write_atomically
+from trainkit.files.store import Handle, Store
+from trainkit.files.whole import write_atomically
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, dump_task
 

@@ -22,7 +22,7 @@ import msgspec
 
 from trainkit.errors import RunnerError
 from trainkit.files.locks import FileLock, is_locked, locked, try_lock
-from trainkit.files.store import write_atomically
+from trainkit.files.whole import write_atomically
 from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import kill_descendants
 from trainkit.runners.slots import queue_folder, usable_cores

@@ -21,7 +21,8 @@ from trainkit.files.locks import FileLock
 from trainkit.files.owners import this_process
 from trainkit.files.record import Record, Resources
 from trainkit.files.recorder import Recorder
-from trainkit.files.store import Handle, Store, write_atomically
+from trainkit.files.store import Handle, Store
+from trainkit.files.whole import write_atomically
 from trainkit.runners.kernel import keep_alive
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.slots import Ticket

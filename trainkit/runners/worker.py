@@ -27,8 +27,9 @@ from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
 from trainkit.files.recorder import Recorder, SilentRecorder
-from trainkit.files.store import Store, write_atomically
+from trainkit.files.store import Store
 from trainkit.files.units import duration
+from trainkit.files.whole import write_atomically
 from trainkit.ranks.ends import RankEndError, tell_rank_end
 from trainkit.ranks.group import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
 from trainkit.resuming.checkpoints import save, take_up

@@ -1,0 +1,100 @@
+"""Taking a job id, and giving it up: who makes, resumes and deletes jobs of one id, and in which order.
+
+The folder of a job holds its owner's lock, and the two go together.  Whoever makes a job makes its folder, takes
+that lock and writes the record last; whoever deletes one holds the lock of the record *and* the owner's, moves the
+folder out of the way in one step, and removes the record last.  So a record without a folder is a job that nobody
+runs, which can be deleted; a folder without a record is an id that somebody is taking, or nobody's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainkit.errors import telling
+from trainkit.files.locks import FileLock, try_lock, try_lock_as_it_is
+from trainkit.files.paths import JobPaths
+from trainkit.files.whole import remove_temporary
+
+
+def claim(paths: JobPaths) -> FileLock | None:
+    """Make the folder of a new job and take its owner's lock; None if it is somebody's already.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    try:
+        paths.folder.mkdir()
+    except FileExistsError:
+        # Somebody may have been killed when about to do the same: what has no record and no content is free.
+        if any(path.is_dir() or path.stat().st_size for path in paths.folder.iterdir()):
+            return None
+    lock = try_lock(paths.owner_lock)
+    if lock is not None and (paths.record.exists() or not paths.owner_lock.exists()):
+        lock.close()  # somebody else was quicker, to make it or to remove it
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def held_to_remove(paths: JobPaths) -> Iterator[bool]:
+    """Keep away who else would run or delete a job; whether nobody does.
+
+    The owner's lock goes with the job's folder, before the record does.  As long as the record is there, nobody
+    makes a job of that id; and only one can hold it.
+    """
+    with contextlib.ExitStack() as holding:
+        try:
+            record = try_lock_as_it_is(paths.record)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not paths.record.is_symlink():
+                yield False  # somebody has just deleted it: what comes now is somebody's new job
+                return
+            # What is there cannot be opened: a damaged record.
+        else:
+            if record is None:
+                yield False
+                return
+            holding.callback(record.close)
+        if paths.owner_lock.exists():
+            if (owner := try_lock(paths.owner_lock)) is None:
+                yield False
+                return
+            holding.callback(owner.close)
+        yield True
+
+
+def remove(paths: JobPaths) -> None:
+    """Remove all files of a job; its holder alone may call this.  The record goes last.
+
+    Raises:
+        StoreError: not all could be removed.
+    """
+    with telling(paths.folder):
+        if paths.folder.is_symlink():
+            paths.folder.unlink()
+        elif paths.folder.exists():
+            # In one step out of the way of whoever makes, or resumes, a job of that id meanwhile.
+            paths.folder.rename(paths.record.with_name(f".{paths.job_id}.{uuid.uuid4().hex}.tmp"))
+        for path in _left_by_kills(paths):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        paths.model.unlink(missing_ok=True)
+        paths.record.unlink(missing_ok=True)
+
+
+def sweep(paths: JobPaths) -> None:
+    """Remove the temporary files that kills have left; only the owner may call this."""
+    for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp"), *paths.checkpoints.glob(".*.tmp")):
+        remove_temporary(path)
+
+
+def _left_by_kills(paths: JobPaths) -> Iterator[Path]:
+    """Temporary files beside the record and the model, and folders of a job that was being deleted."""
+    for folder in (paths.record.parent, paths.model.parent):
+        yield from folder.glob(f".{paths.job_id}.*.tmp")

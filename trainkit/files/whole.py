@@ -1,0 +1,79 @@
+"""Files that are read whole, and replaced whole: readers see the old content or the new, never anything else."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import uuid
+from pathlib import Path
+
+from trainkit.errors import telling
+from trainkit.files.streams import write_all
+
+_AT_ONCE = 1 << 16
+
+
+def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
+    """Replace a file so that readers see the old content or the new, never anything else.
+
+    Args:
+        path: the file.
+        data: its new content.
+        durable: also survive a loss of power from here on; costs about 10 ms.
+
+    Raises:
+        StoreError: it could not be written; the old content is there still, or the new one but not safely.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with telling(path):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                write_all(fd, data)
+                if durable:
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
+        except BaseException:
+            remove_temporary(temporary)
+            raise
+        if durable:
+            sync_folder(path.parent)
+
+
+def remove_temporary(path: Path) -> None:
+    """Remove a temporary file that did not get its place."""
+    # What cannot be removed now is swept later; the error that brought us here is the one to tell.
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def read_whole(path: str | Path) -> bytes:
+    """Return what is in a file: as ``Path.read_bytes`` does, in half the time for a small one.
+
+    What only looks like a file is an ``OSError``: to open a pipe would be to wait for a writer, for ever.
+    """
+    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        data = os.read(fd, _AT_ONCE)
+        while part := os.read(fd, _AT_ONCE):
+            data += part
+        return data
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk, where the system can say so."""
+    if os.name != "posix":  # pragma: no cover - Windows cannot open a folder
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
