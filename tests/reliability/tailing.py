@@ -42,9 +42,11 @@ def eager_tail(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
     items = []
     for line in data.splitlines():
         try:
-            items.append(json.loads(line))
+            item = json.loads(line)
         except ValueError:
             continue
+        if isinstance(item, dict):  # the second half of a line may be a number
+            items.append(item)
     return items, offset + len(data)
 
 
