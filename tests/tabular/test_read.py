@@ -36,6 +36,8 @@ def table(tmp_path: Path, content: bytes | str, name: str = "t.csv", **options: 
         ("NA\nNone", "str", ["NA", "None"]),
         ("True\nfalse", "bool", [True, False]),
         ("2020-02-29\n2020-03-01", "datetime64[s]", [pd.Timestamp("2020-02-29"), pd.Timestamp("2020-03-01")]),
+        ("9999-12-31 23:59:59.5", "datetime64[us]", [pd.Timestamp("9999-12-31 23:59:59.5")]),
+        ("9999-12-31 23:59:59.5000001", "str", ["9999-12-31 23:59:59.5000001"]),
         ("12:30", "str", ["12:30"]),
         ('"a\nb"', "str", ["a\nb"]),
         ('""\nx', "str", ["", "x"]),
@@ -61,6 +63,7 @@ def test_a_value_means_what_it_says(tmp_path: Path, cells: str, kind: str, value
         ("True", "0", "str"),
         ("2020-02-29", "2020-02-29 12:30", "datetime64[s]"),
         ("2020-02-29 12:30", "2020-02-29 12:30:15.5", "datetime64[ns]"),
+        ("2020-02-29 12:30:15.5", "1600-01-01 12:30:15.5", "datetime64[us]"),
     ],
 )
 def test_what_a_file_begins_with_is_no_promise(

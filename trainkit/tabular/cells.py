@@ -11,7 +11,8 @@ A column is read as something other than text only if **every** value is, exactl
 - boolean: True, true, False, false;
 - date: ISO 8601, ``2020-02-29`` or ``2020-02-29 12:30[:15[.5]][Z|+01:00]``.
 
-Blanks around a number or a date are allowed; in text they are kept.
+Blanks around a number or a date are allowed; in text they are kept.  A fraction of a second has up to nine digits,
+in a column that also has dates before 1677 or after 2262 up to six.
 """
 
 from __future__ import annotations
@@ -71,14 +72,19 @@ def is_inexact(column: pa.ChunkedArray) -> bool:
 
 def dates(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """Return the column as dates, or None where not every value is one; missing stays missing."""
-    present = texts.drop_null()
-    for part in (present.slice(0, 1), present):  # most columns of text are known by their first value
-        if len(part) == 0 or not pc.all(pc.match_substring_regex(part, DATE)).as_py():
-            return None
+    # Most columns of text are known by their first value.
+    if not begins_with_date(texts) or not pc.all(pc.match_substring_regex(texts, DATE)).as_py():
+        return None
     try:
         return _dates(pc.utf8_trim_whitespace(texts))
     except pa.ArrowInvalid:  # 30 February, an hour 25
         return None
+
+
+def begins_with_date(texts: pa.ChunkedArray) -> bool:
+    """Whether the first value that is not missing looks like a date."""
+    first = next((part for chunk in texts.chunks if len(part := chunk.drop_null())), None)
+    return first is not None and pc.match_substring_regex(first.slice(0, 1), DATE)[0].as_py() is True
 
 
 def _integers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
@@ -111,6 +117,10 @@ def _dates(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     any_zone, all_zones = pc.any(zoned).as_py(), pc.all(zoned).as_py()
     if any_zone and not all_zones:
         return None
-    fraction = pc.any(pc.match_substring(texts, ".")).as_py()
-    unit = "ns" if fraction else "s"
-    return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp(unit, tz="UTC" if any_zone else None)))
+    zone = "UTC" if any_zone else None
+    if not pc.any(pc.match_substring(texts, ".")).as_py():
+        return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp("s", tz=zone)))
+    try:
+        return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp("ns", tz=zone)))
+    except pa.ArrowInvalid:  # before 1677 or after 2262, say: nine digits do not fit there, six do
+        return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp("us", tz=zone)))

@@ -127,6 +127,7 @@ class _Delimited:
                 or cells.is_inexact(column)
                 or self._shows_what_is_missing(column)
                 or self._may_hide_tiny_numbers(column)
+                or (pa.types.is_string(column.type) and cells.begins_with_date(column))  # of any century
             )
 
         found = in_parallel(is_doubtful, table.columns)
