@@ -277,7 +277,8 @@ def test_a_record_of_another_host_is_never_called_dead(root: Path) -> None:
     seen = files.observe("a")
     assert (seen.status, seen.message) == (
         Status.RUNNING,
-        "no sign of life for 45 s; its host, elsewhere, cannot be asked from here",
+        "no sign of life for 45 s; its host, elsewhere, cannot be asked from here. "
+        "If that is gone, job.resume(lost=True) goes on from the last checkpoint",
     )
 
 

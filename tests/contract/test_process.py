@@ -139,3 +139,35 @@ def test_a_segmentation_fault_is_told(root: Path) -> None:
     job = tk.submit(fit, runner="process")
     assert job.wait(60) is Status.INTERRUPTED
     assert "SIGSEGV" in job.record.message
+
+
+def test_a_job_of_a_machine_that_is_gone_goes_on_when_a_person_says_so(root: Path, eventually: Eventually) -> None:
+    """What nobody can tell from here is not guessed; and nobody's word counts against an owner that lives."""
+
+    def fit(run: Any) -> int:
+        import time
+
+        import torch
+
+        run.track(model=torch.nn.Linear(1, 1))
+        for _ in run.batches(range(2000)):
+            time.sleep(0.0005)
+            run.log(loss=1.0)
+        return int(run.step)
+
+    job = tk.submit(fit, runner="process")
+    eventually(lambda: job.record.step > 2)
+    assert job.resume(lost=True) is Status.RUNNING
+    assert job.record.attempt == 1, "it lives"
+    job.stop()
+    assert job.wait(60) is Status.STOPPED
+    record = job.store.read(job.id)
+    record.status, record.finished_at, record.ended_by = Status.RUNNING, None, None
+    record.host, record.boot_id = "elsewhere", "another boot"
+    job.store.write_record(record, durable=False)
+    job.paths.handle.unlink()
+    assert job.resume() is Status.RUNNING
+    assert job.record.attempt == 1, "it may live, for all that can be seen from here"
+    job.resume(lost=True)
+    assert job.result(timeout=60) == 2000
+    assert job.record.attempt == 2

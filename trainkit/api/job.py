@@ -241,7 +241,7 @@ class Job:
         fields = {"release_gpu": True} if release_gpu else {}
         return self._ask("pause", until=lambda status: status is not Status.RUNNING, **fields)
 
-    def resume(self, *, runner: str | None = None, ranks: int | None = None) -> Status:
+    def resume(self, *, runner: str | None = None, ranks: int | None = None, lost: bool = False) -> Status:
         """Let the job go on: at once if it is paused; as a new attempt from its checkpoint if it is over.
 
         The new attempt reaches the same weights, bit for bit, as a run that was never cut, given
@@ -251,6 +251,8 @@ class Job:
         Args:
             runner: for a new attempt, another runner than the job had.
             ranks: for a new attempt, another number of ranks than the job had.
+            lost: you know that the machine or cluster of the job is gone, of which nobody else can tell from here
+                whether it is; where that can be told, this changes nothing.
 
         Returns:
             The job's state.
@@ -259,7 +261,8 @@ class Job:
             StateError: the job completed, or somebody else resumes it at this moment.
             CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
         """
-        if not self.state.terminal:
+        record = self.record
+        if not record.status.terminal and not (lost and self.store.is_owned(record) is None):
             return self._ask("resume", until=lambda status: status is not Status.PAUSED)
         resume(self.store, self.id, runner=runner, ranks=ranks)
         return self.state

@@ -82,8 +82,9 @@ def pause(job_id: str | None, root: str | None, as_json: bool) -> int:
 
 @click.command()
 @job_id_argument
+@click.option("--lost", is_flag=True, help="its machine is gone, which nobody can tell from here")
 @answers
-def resume(job_id: str | None, root: str | None, as_json: bool) -> int:
+def resume(job_id: str | None, root: str | None, as_json: bool, lost: bool) -> int:
     """Let a job go on from where it was.
 
     A paused job goes on at once.  One that was stopped, failed or interrupted starts a new attempt from its
@@ -95,7 +96,7 @@ def resume(job_id: str | None, root: str | None, as_json: bool) -> int:
         as_json,
         "resume",
         # A thread of this command would end with it.
-        lambda job: job.resume(runner="process") if job.done() else job.resume(),
+        lambda job: job.resume(runner="process" if lost or job.done() else None, lost=lost),
     )
 
 

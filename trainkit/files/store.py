@@ -178,7 +178,8 @@ class Store:
         silent_s = self._pulse.silent_s(record.job_id, record.heartbeat_at)
         if silent_s > SILENCE_S:
             record.message = (
-                f"no sign of life for {silent_s:.0f} s; its host, {record.host}, cannot be asked from here"
+                f"no sign of life for {silent_s:.0f} s; its host, {record.host}, cannot be asked from here. "
+                "If that is gone, job.resume(lost=True) goes on from the last checkpoint"
             )
 
     def observe_as_owner(self, job_id: str) -> Record:

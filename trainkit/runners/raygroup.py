@@ -32,6 +32,9 @@ def main(arguments: list[str]) -> None:
     os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     # A busy machine may need longer to import torch than the minute after which Ray Train would start again.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(MEETING_S))
+    # It asks for its ranks' ends every two seconds, and keeps a process to foretell lost nodes, which nobody hears.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(log_to_driver=False)
     notes = paths.folder / "ray"  # Ray Train insists on a folder that all machines see
     trainer = TorchTrainer(

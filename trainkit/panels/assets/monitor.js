@@ -321,7 +321,7 @@ class MonitorView {
     this.message.title = text;
     show(this.silence, Boolean(card.silent_s));
     if (card.silent_s) {
-      say(this.silence, `No sign of life for ${ago(card.silent_s)}. ${card.host ? `It runs on ${card.host}, which cannot be asked from here` : "Its machine cannot be asked from here"}: nobody can tell whether it still runs.`);
+      say(this.silence, `No sign of life for ${ago(card.silent_s)}. ${card.host ? `It runs on ${card.host}, which cannot be asked from here` : "Its machine cannot be asked from here"}: nobody can tell whether it still runs. If that is gone, job.resume(lost=True) goes on from the last checkpoint.`);
     }
     if (this.told && Date.now() - this.told < 12000) return;
     this.told = null;
