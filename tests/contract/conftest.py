@@ -15,16 +15,22 @@ from .places import Where
 
 
 @pytest.fixture
-def where(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Where]:
+def where(request: pytest.FixtureRequest, root: Path, monkeypatch: pytest.MonkeyPatch) -> Where:
     """The place that a test is for, with a root for its jobs."""
     place: Where = request.param
     if place.runner == "ray":
         nodes: Nodes = request.getfixturevalue("nodes")
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", nodes.address)
-    yield place
+    return place
+
+
+@pytest.fixture(autouse=True)
+def nobody_left(root: Path) -> Iterator[None]:
+    """What a test that has failed leaves running would take the room, and the time, of those that follow."""
+    yield
     for job in tk.jobs():
-        if not job.done():  # of a test that has failed
-            job.stop() if place.runner == "thread" else job.kill()
+        if not job.done():
+            job.stop() if job.record.runner == "thread" else job.kill()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from trainkit.runners.raylocal import free_ports, loopback_environment
 
 
 class Nodes:
-    """Two nodes of one CPU each, with a HOME of their own.
+    """Two nodes of one CPU and, as they say, one GPU each, with a HOME of their own.
 
     Args:
         folder: where Ray keeps its logs and sockets.
@@ -44,7 +44,12 @@ class Nodes:
                 return
 
     def _node(self, **options: Any) -> Any:
-        small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
+        small: dict[str, Any] = {
+            "num_cpus": 1,
+            "num_gpus": 1,
+            "object_store_memory": 80_000_000,
+            "node_ip_address": "127.0.0.1",
+        }
         with self._environment():
             return self._cluster.add_node(**small, **_ports(), **options)
 

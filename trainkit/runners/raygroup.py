@@ -7,7 +7,6 @@ itself: it would also try again what the training code raised.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 
 import ray
@@ -18,6 +17,7 @@ from trainkit.files.record import ErrorInfo
 from trainkit.files.store import Store
 from trainkit.ranks.ends import RankEndError, tell_rank_end
 from trainkit.runners.orphans import die_with_parent
+from trainkit.runners.rayjob import notes_of
 from trainkit.runners.rayrank import MEETING_S, Meeting, train_as_rank
 
 
@@ -32,11 +32,11 @@ def main(arguments: list[str]) -> None:
     os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] = "0"
     # A busy machine may need longer to import torch than the minute after which Ray Train would start again.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(MEETING_S))
-    # It asks for its ranks' ends every two seconds, and keeps a process to foretell lost nodes, which nobody hears.
+    # Left to itself it asks every two seconds how its ranks are, and has a process that foretells lost nodes.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(log_to_driver=False)
-    notes = paths.folder / "ray"  # Ray Train insists on a folder that all machines see
+    notes = notes_of(paths)
     trainer = TorchTrainer(
         train_as_rank,
         train_loop_config={"root": root, "job_id": job_id},
@@ -58,8 +58,6 @@ def main(arguments: list[str]) -> None:
                 name, text = type(error).__name__, (str(error).splitlines() or [""])[0]
                 tell_rank_end(paths, rank, ErrorInfo(name, f"rank {rank} was lost: {text}"), lost=True)
         sys.exit(1)
-    finally:
-        shutil.rmtree(notes, ignore_errors=True)
 
 
 def _is_told(error: BaseException | None) -> bool:

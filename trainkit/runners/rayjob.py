@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from trainkit.errors import StateError, UnknownJobError
 from trainkit.files.endings import Ending
 from trainkit.files.locks import FileLock, try_lock
 from trainkit.files.owners import this_process
+from trainkit.files.paths import JobPaths
 from trainkit.files.record import EndedBy, Resources, Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
@@ -65,6 +67,8 @@ def main(arguments: list[str]) -> None:
     recorder.detach()
 
     def start() -> Started:
+        # From notes of an attempt before Ray Train would go on by itself; they are no business of it.
+        shutil.rmtree(notes, ignore_errors=True)
         group = subprocess.Popen(
             [sys.executable, "-m", "trainkit.runners.raygroup", root, job_id],
             stdin=subprocess.DEVNULL,
@@ -72,8 +76,15 @@ def main(arguments: list[str]) -> None:
         )
         return Started(group.pid, lambda: _listen(store, job_id, handle, group))
 
+    notes = notes_of(store.paths(job_id))
     see_through(store, record, handle, start, at_once=True)
+    shutil.rmtree(notes, ignore_errors=True)
     lock.release()
+
+
+def notes_of(paths: JobPaths) -> Path:
+    """Return the folder for what Ray Train notes of an attempt; it insists on one that all machines see."""
+    return paths.folder / "ray"
 
 
 def _in_words(wanted: Resources) -> str:

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -54,13 +55,15 @@ def address() -> str:
         if is_locked(folder / "ray.lock") is not True:
             note.unlink(missing_ok=True)
             with open(folder / "ray.log", "ab") as log:
-                subprocess.Popen(
+                keeper = subprocess.Popen(
                     [sys.executable, "-m", "trainkit.runners.raylocal", str(folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+            # It outlives this process; as long as that lives, somebody takes note of its end.
+            threading.Thread(target=keeper.wait, name="trainkit-ray-keeper", daemon=True).start()
         give_up_at = time.monotonic() + START_S
         while not note.exists():
             if time.monotonic() > give_up_at:
