@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,26 @@ WAYS = {
 }
 
 
+def attempt(operation: Operation, failing: AbstractContextManager[object], where: str) -> list[str]:
+    """Do it while the disk fails; return what is wrong with what came of it."""
+    before, succeeded, wrong = handles(), True, []
+    try:
+        with failing:
+            operation.do()
+    except TrainkitError:
+        succeeded = False
+    except Exception as error:  # noqa: BLE001 - what is not one of ours names no file
+        succeeded = False
+        wrong.append(f"{where}: {type(error).__name__}: {error}")
+    try:
+        wrong += [f"{where}: {fault}" for fault in operation.faults(succeeded)]
+    except Exception as error:  # noqa: BLE001 - so too what cannot be asked any more
+        wrong.append(f"{where}, afterwards: {type(error).__name__}: {error}")
+    if handles() > before and not isinstance(operation, (Submit, Resume)):
+        wrong.append(f"{where}: {handles() - before} files stay open")
+    return wrong
+
+
 def try_all(kind_of: type[Operation], ways: list[tuple[str, bool]], folder: Path) -> tuple[int, list[str]]:
     """Fail every call of an operation in turn, in all of these ways."""
     tried, wrong = 0, []
@@ -396,23 +417,9 @@ def try_all(kind_of: type[Operation], ways: list[tuple[str, bool]], folder: Path
             operation = kind_of(root)
             operation.prepare()
             disk = Disk(root, kind, at=at, lasting=lasting)
-            before, succeeded = handles(), True
             where = f"{kind_of.__name__}, {kind} at call {at}{' and all after it' if lasting else ''}"
-            try:
-                with disk.failing():
-                    operation.do()
-            except TrainkitError:
-                succeeded = False
-            except Exception as error:  # noqa: BLE001 - what is not one of ours names no file
-                succeeded = False
-                wrong.append(f"{where}: {type(error).__name__}: {error}")
+            wrong += attempt(operation, disk.failing(), where)
             tried += 1
-            try:
-                wrong += [f"{where}: {fault}" for fault in operation.faults(succeeded)]
-            except Exception as error:  # noqa: BLE001 - so too what cannot be asked any more
-                wrong.append(f"{where}, afterwards: {type(error).__name__}: {error}")
-            if handles() > before and kind_of is not Submit and kind_of is not Resume:
-                wrong.append(f"{where}: {handles() - before} files stay open")
             shutil.rmtree(root, ignore_errors=True)  # a job may still be closing its files
             if len(disk.calls) < at:
                 break  # it came to its end: no call is left to fail

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import fcntl
 import io
 import os
 import threading
@@ -18,10 +19,12 @@ from typing import Any
 
 #: How a call fails.  ``short``: a write takes half of the data; ``torn``: and the next one none.
 KINDS = ("ENOSPC", "EIO", "EACCES", "short", "torn")
-_BY_PATH = ("mkdir", "rmdir", "unlink", "remove", "replace", "rename", "link")
+_BY_PATH = ("mkdir", "rmdir", "unlink", "remove", "replace", "rename", "link", "scandir", "listdir")
 _BY_HANDLE = ("write", "read", "fsync", "ftruncate")
 #: What works on a full disk too.
-_FREES = frozenset({"unlink", "remove", "rmdir", "rename", "replace", "open for reading", "read"})
+_FREES = frozenset(
+    {"unlink", "remove", "rmdir", "rename", "replace", "open for reading", "read", "scandir", "listdir", "flock"}
+)
 
 
 class Disk:
@@ -49,9 +52,10 @@ class Disk:
         """Put the counted calls in the place of the real ones."""
         patches: list[tuple[Any, str, Any]] = [(os, "open", self._open), (os, "close", self._close)]
         patches += [(os, name, self._counted(name)) for name in (*_BY_PATH, *_BY_HANDLE)]
+        patches += [(fcntl, "flock", self._counted("flock"))]
         patches += [(builtins, "open", self._open_file), (io, "open", self._open_file)]
         self._real = {name: getattr(os, name) for module, name, _ in patches if module is os}
-        self._real["file"] = builtins.open
+        self._real |= {"file": builtins.open, "flock": fcntl.flock}
         saved = [(module, name, getattr(module, name)) for module, name, _ in patches]
         for module, name, function in patches:
             setattr(module, name, function)

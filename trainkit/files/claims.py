@@ -14,10 +14,10 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainkit.errors import telling
+from trainkit.errors import StoreError, telling
 from trainkit.files.locks import FileLock, try_lock, try_lock_as_it_is
 from trainkit.files.paths import JobPaths
-from trainkit.files.whole import remove_temporary
+from trainkit.files.whole import matching, remove_temporary
 
 
 def claim(paths: JobPaths) -> FileLock | None:
@@ -90,11 +90,15 @@ def remove(paths: JobPaths) -> None:
 
 def sweep(paths: JobPaths) -> None:
     """Remove the temporary files that kills have left; only the owner may call this."""
-    for path in (*_left_by_kills(paths), *paths.folder.glob(".*.tmp"), *paths.checkpoints.glob(".*.tmp")):
-        remove_temporary(path)
+    with contextlib.suppress(StoreError):  # what cannot be seen now is swept later
+        for path in _left_by_kills(paths):
+            remove_temporary(path)
+        for folder in (paths.folder, paths.checkpoints):
+            for path in matching(folder, ".*.tmp"):
+                remove_temporary(path)
 
 
 def _left_by_kills(paths: JobPaths) -> Iterator[Path]:
     """Temporary files beside the record and the model, and folders of a job that was being deleted."""
     for folder in (paths.record.parent, paths.model.parent):
-        yield from folder.glob(f".{paths.job_id}.*.tmp")
+        yield from matching(folder, f".{paths.job_id}.*.tmp")

@@ -10,13 +10,13 @@ holds it (``claims``), and whoever locks a file that others replace makes sure t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from trainkit.errors import LockedError, telling
@@ -78,7 +78,8 @@ class FileLock:
     def release(self) -> None:
         """Free the lock for good, also where another process has inherited a handle of it."""
         if self.fd >= 0 and sys.platform != "win32":
-            fcntl.flock(self.fd, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):  # closing frees it too, where nobody has inherited it
+                fcntl.flock(self.fd, fcntl.LOCK_UN)
         self.close()
 
     def close(self) -> None:
@@ -150,7 +151,7 @@ def is_locked(path: Path) -> bool | None:
             os.close(fd)
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(
     path: Path,
     *,

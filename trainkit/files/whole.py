@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import os
 import stat
 import uuid
@@ -66,6 +67,22 @@ def read_whole(path: str | Path) -> bytes:
         return data
     finally:
         os.close(fd)
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches in a folder, sorted; nothing where there is no such folder.
+
+    ``Path.glob`` takes a folder that may not be looked into for an empty one.
+
+    Raises:
+        StoreError: it cannot be looked into.
+    """
+    with telling(folder):
+        try:
+            names = os.listdir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+    return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
 
 
 def sync_folder(folder: Path) -> None:

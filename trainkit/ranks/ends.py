@@ -10,10 +10,11 @@ import time
 
 import msgspec
 
+from trainkit.errors import telling
 from trainkit.files.endings import Ending
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import EndedBy, ErrorInfo, Status
-from trainkit.files.whole import write_atomically
+from trainkit.files.whole import matching, write_atomically
 
 
 class RankEndError(Exception):
@@ -41,8 +42,14 @@ def tell_rank_end(paths: JobPaths, rank: int, error: ErrorInfo, *, lost: bool) -
 
 
 def rank_ends(paths: JobPaths) -> list[RankEnd]:
-    """Return what is known of the ends of ranks, those that are to blame first, then the oldest first."""
-    found = [msgspec.json.decode(path.read_bytes(), type=RankEnd) for path in paths.folder.glob("rank-*.end.json")]
+    """Return what is known of the ends of ranks, those that are to blame first, then the oldest first.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    with telling(paths.folder):
+        written = [path.read_bytes() for path in matching(paths.folder, "rank-*.end.json")]
+    found = [msgspec.json.decode(data, type=RankEnd) for data in written]
     return sorted(found, key=lambda end: (end.lost, end.time))
 
 
@@ -66,13 +73,18 @@ def cause_of_end(ends: list[RankEnd]) -> Ending | None:
 
 
 def bring_back_what_was_raised(paths: JobPaths, ends: list[RankEnd]) -> None:
-    """Make the exception of the rank that is to blame what the job raised, if it could be pickled."""
-    if ends and not ends[0].lost and (raised := paths.rank_result(ends[0].rank)).exists():
-        raised.replace(paths.result)
+    """Make the exception of the rank that is to blame what the job raised, if it could be pickled.
+
+    Raises:
+        StoreError: that cannot be done.
+    """
+    with telling(paths.result):
+        if ends and not ends[0].lost and (raised := paths.rank_result(ends[0].rank)).exists():
+            raised.replace(paths.result)
 
 
 def forget_rank_ends(paths: JobPaths) -> None:
     """Remove what an earlier attempt has left."""
     for pattern in ("rank-*.end.json", "rank-*.result.pkl"):
-        for path in paths.folder.glob(pattern):
+        for path in matching(paths.folder, pattern):
             path.unlink(missing_ok=True)

@@ -19,7 +19,13 @@ from trainkit.files.owners import process
 from trainkit.files.record import EndedBy, Record, Status, begin_restart
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
-from trainkit.ranks.ends import bring_back_what_was_raised, cause_of_end, forget_rank_ends, rank_ends
+from trainkit.ranks.ends import (
+    RankEnd,
+    bring_back_what_was_raised,
+    cause_of_end,
+    forget_rank_ends,
+    rank_ends,
+)
 from trainkit.runners.process import kill_descendants, kill_session
 
 
@@ -135,6 +141,8 @@ def bury(store: Store, record: Record, code: int, *, requests_offset: int = 0) -
         recorder.close(Ending(Status.STOPPED, EndedBy.USER, "stopped while it waited; nothing was run"))
     else:
         paths = store.paths(record.job_id)
-        ends = rank_ends(paths)
-        bring_back_what_was_raised(paths, ends)
+        ends: list[RankEnd] = []
+        with contextlib.suppress(StoreError):  # where the disk does not say what its ranks told, its code does
+            ends = rank_ends(paths)
+            bring_back_what_was_raised(paths, ends)
         recorder.close(cause_of_end(ends) or cause_of_death(code))

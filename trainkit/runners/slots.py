@@ -18,6 +18,7 @@ from pathlib import Path
 
 from trainkit.errors import LockedError, OptionError, RunnerError, telling
 from trainkit.files.locks import FileLock, is_locked, locked, try_lock
+from trainkit.files.whole import matching
 
 LIMIT_VARIABLE = "TRAINKIT_MAX_JOBS"
 FOLDER_VARIABLE = "TRAINKIT_QUEUE"
@@ -74,7 +75,7 @@ def live_job_ids(folder: Path | None = None) -> list[str]:
     Args:
         folder: where the tickets lie; without it :func:`queue_folder`.
     """
-    tickets = sorted((folder or queue_folder()).glob("*.ticket"))
+    tickets = matching(folder or queue_folder(), "*.ticket")
     return [path.name.split(".")[1] for path in tickets if is_locked(path)]
 
 
@@ -139,7 +140,7 @@ class Ticket:
         assert self._lock is not None, "the ticket was given back"
         with locked(self._mutex, timeout_s=timeout_s):
             ahead: list[str] = []
-            for path in sorted(self._folder.glob("*.ticket")):
+            for path in matching(self._folder, "*.ticket"):
                 if path == self._path:
                     continue
                 if is_locked(path) is not True:
