@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ NAMED = {
     "a generator": "global variable 'numbers' is a builtins.generator",
     "a lock in a list": "argument 'box' is a builtins.list",
 }
+LARGE = Path(__file__).with_name("large_global.py")
+#: How often a gigabyte that a function mentions is held beside itself: where it is sent from, and where it runs.
+COPIES = {"thread": (1.3, 1.3), "process": (1.3, 2.6)}
 
 
 def environment(folder: Path, functions: str) -> dict[str, str]:
@@ -33,7 +37,7 @@ def environment(folder: Path, functions: str) -> dict[str, str]:
     return {**os.environ, **own}
 
 
-def in_a_kernel(folder: Path, functions: str) -> str:
+def in_a_kernel(folder: Path, functions: str, code: Path = CODE) -> str:
     """Run the code as a cell, and return what it printed."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(env=environment(folder, functions), cwd=str(folder))
@@ -50,7 +54,7 @@ def in_a_kernel(folder: Path, functions: str) -> str:
             if message["msg_type"] == "stream" and content["name"] == "stdout":
                 printed.append(content["text"])
 
-        client.execute_interactive(CODE.read_text(), timeout=500, output_hook=take)
+        client.execute_interactive(code.read_text(), timeout=500, output_hook=take)
         return "".join(printed)
     finally:
         client.stop_channels()
@@ -58,11 +62,11 @@ def in_a_kernel(folder: Path, functions: str) -> str:
         manager.cleanup_resources()
 
 
-def in_a_script(folder: Path) -> str:
+def in_a_script(folder: Path, functions: str = "all", code: Path = CODE) -> str:
     """Run the code as a script, and return what it printed."""
     out = subprocess.run(
-        [sys.executable, str(CODE)],
-        env=environment(folder, "all"),
+        [sys.executable, str(code)],
+        env=environment(folder, functions),
         cwd=folder,
         capture_output=True,
         text=True,
@@ -130,3 +134,17 @@ def test_the_harness_finds_functions_that_travel_by_name(found: dict[str, dict[s
 def test_functions_of_a_script_run_or_name_what_cannot(tmp_path: Path) -> None:
     """The same in a script's ``__main__``."""
     judge(json.loads(in_a_script(tmp_path)), "a script")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("place", [in_a_kernel, in_a_script])
+def test_a_global_of_a_gigabyte_travels(tmp_path: Path, place: Callable[..., str]) -> None:
+    """It arrives whole; the notebook holds it once more while it is sent, or kept for a resume of a thread."""
+    found = json.loads(place(tmp_path, "all", LARGE))
+    print(f"a gigabyte, {place.__name__}: {found}")
+    for runner, (here, there) in COPIES.items():
+        assert found[runner]["result"] == found["sum"]
+        assert found[runner]["grown_gb"] < here
+        assert found[runner]["grown_there_gb"] < there
+    assert found["twice"]["grown_gb"] > COPIES["process"][0], "a pickle within a pickle is seen"

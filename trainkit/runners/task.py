@@ -35,18 +35,15 @@ def dump_task(task: Task) -> bytes:
     Raises:
         TaskError: something cannot be pickled; the message names it.
     """
+    file = io.BytesIO()
+    sources = _sources(task.function)
+    pickle.dump({"sys_path": list(sys.path), "folder": os.getcwd(), "sources": sources}, file)
     try:
-        body = _pickled((task.function, task.arguments))
+        # Behind it, and not within: what takes a gigabyte is not held once more.
+        _Pickler(file).dump((task.function, task.arguments))
     except Exception as error:  # pickling runs the code of any class, which may raise anything
         raise TaskError(_explain(task, error)) from error
-    return pickle.dumps(
-        {
-            "sys_path": list(sys.path),
-            "folder": os.getcwd(),
-            "sources": _sources(task.function),
-            "body": body,
-        }
-    )
+    return file.getvalue()
 
 
 def load_task(data: bytes, *, own_process: bool = True) -> Task:
@@ -57,7 +54,8 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
         own_process: whether this process is the task's alone; then it works in the folder, and finds modules in
             the order, of the process that made the task.
     """
-    envelope = pickle.loads(data)
+    file = io.BytesIO(data)
+    envelope = pickle.load(file)
     path_before = list(sys.path)
     if own_process:
         sys.path[:] = [*envelope["sys_path"], *(path for path in sys.path if path not in envelope["sys_path"])]
@@ -69,7 +67,7 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
         # The cells of a notebook are no files; without this, tracebacks from them would show no code.
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
     try:
-        function, arguments = pickle.loads(envelope["body"])
+        function, arguments = pickle.load(file)
     finally:
         if not own_process:
             sys.path[:] = path_before  # what is imported by now stays; the notebook finds its modules as before
