@@ -13,6 +13,7 @@ from trainkit.errors import RecordError, UnknownJobError
 from trainkit.files.paths import jobs_folder
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
+from trainkit.panels.folder import Folder
 
 #: What a row holds, in this order; the page gets the list, so that ten thousand rows stay small.
 COLUMNS = ("job_id", "name", "status", "progress", "where", "metrics", "created_at", "runner", "actions", "parent")
@@ -21,16 +22,16 @@ Row = list[Any]
 Stamp = tuple[int, int, int]
 #: So many jobs that are over are asked at every look whether their records are the same files still.
 IN_TURN = 100
-_SAME_TIME_NS = 100_000_000
+_NOTHING: Stamp = (0, 0, 0)
 
 
 class Catalogue:
     """The rows of all jobs.
 
-    A record is replaced whenever it is written, so its name leads to another file then: one pass over the names
-    in the folder tells which, without asking for each.  A file's number may come again, so some of the jobs that
-    are over are asked besides at every look, each in its turn.  Those that live are read every time: the state of
-    a job that vanished changes without any file changing.
+    A record is replaced whenever it is written, so its name leads to another file then, which :class:`Folder`
+    notices without asking for each.  Some of the jobs that are over are asked besides at every look, each in its
+    turn, in case a file was changed in place.  Those that live are read every time: the state of a job that
+    vanished changes without any file changing.
 
     Args:
         store: whose jobs.
@@ -39,9 +40,8 @@ class Catalogue:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.rows: dict[str, Row] = {}
-        self._folder = str(jobs_folder(store.root))
-        self._folder_ns = 0
-        self._numbers: dict[str, int] = {}
+        self._path = str(jobs_folder(store.root))
+        self._folder = Folder(self._path)
         self._stamps: dict[str, Stamp] = {}
         self._turn: Iterator[str] = iter(())
         self._live: set[str] = set()
@@ -54,41 +54,23 @@ class Catalogue:
             The rows that are new or changed, and the ids that are gone.
         """
         began = time.perf_counter()
-        written, gone = self._look()
-        for job_id in gone:
-            self.rows.pop(job_id, None)
-            self._live.discard(job_id)
-            self._stamps.pop(job_id, None)
-        due = dict.fromkeys([*self._live, *written])
+        due = dict.fromkeys([*self._live, *(_job_id(name) for name in self._folder.look() if _is_record(name))])
         due |= dict.fromkeys(
             job_id for job_id in self._next_in_turn() if self._stamps.get(job_id) != self._stamp(job_id)
         )
-        changed = []
+        changed, gone = [], []
         for job_id in due:
             row = self._row(job_id)
-            if row is not None and self.rows.get(job_id) != row:
+            if row is None:
+                self._live.discard(job_id)
+                self._stamps.pop(job_id, None)
+                if self.rows.pop(job_id, None) is not None:
+                    gone.append(job_id)
+            elif self.rows.get(job_id) != row:
                 self.rows[job_id] = row
                 changed.append(row)
         self.took_s = time.perf_counter() - began
         return changed, gone
-
-    def _look(self) -> tuple[list[str], list[str]]:
-        """Return the jobs whose record is another file than at the last look, and those that are gone."""
-        try:
-            folder_ns = os.stat(self._folder).st_mtime_ns
-            # What was written a moment ago may have the same time as what is written next.
-            if folder_ns == self._folder_ns and time.time_ns() - folder_ns > _SAME_TIME_NS:
-                return [], []
-            self._folder_ns = folder_ns
-            with os.scandir(self._folder) as entries:
-                found = {entry.name: entry.inode() for entry in entries}
-        except FileNotFoundError:
-            found = {}
-        known, self._numbers = self._numbers, found
-        written = [name for name, number in found.items() if known.get(name) != number]
-        as_many = len(found) - sum(name not in known for name in written) == len(known)
-        gone = () if as_many else known.keys() - found.keys()
-        return list(map(_job_id, filter(_is_record, written))), list(map(_job_id, filter(_is_record, gone)))
 
     def _next_in_turn(self) -> list[str]:
         turn = list(itertools.islice(self._turn, IN_TURN))
@@ -98,14 +80,19 @@ class Catalogue:
 
     def _stamp(self, job_id: str) -> Stamp:
         try:
-            found = os.stat(f"{self._folder}{os.sep}{job_id}.json")
+            found = os.stat(self._path_of(job_id))
         except FileNotFoundError:
-            return (0, 0, 0)  # deleted while we were looking: the next look tells
+            return _NOTHING
         return (found.st_mtime_ns, found.st_ino, found.st_size)
+
+    def _path_of(self, job_id: str) -> str:
+        return f"{self._path}{os.sep}{job_id}.json"
 
     def _row(self, job_id: str) -> Row | None:
         # Before it is read: what is written meanwhile is seen at the next look.
         self._stamps[job_id] = stamp = self._stamp(job_id)
+        if stamp == _NOTHING and not os.path.islink(self._path_of(job_id)):
+            return None  # the store would look for names that are like it
         try:
             record = self.store.observe(job_id)
         except UnknownJobError:
