@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,30 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
     plan = Plan(peers=told.peers, repeats=told.repeats, quick=told.quick)
     found: list[Figure] = []
+    broken = []
     for name in told.names or MODULES:
         began = time.perf_counter()
-        figures = list(importlib.import_module(name).measure(plan))
+        figures: list[Figure] = []
+        try:
+            for figure in importlib.import_module(name).measure(plan):
+                figures.append(figure)
+                print(
+                    f"  {time.perf_counter() - began:4.0f} s  {name}: {figure.what}", file=sys.stderr, flush=True
+                )
+        except Exception:  # noqa: BLE001 - the others are measured all the same; the exit code tells
+            traceback.print_exc()
+            broken.append(name)
         print(f"\n{name} ({time.perf_counter() - began:.0f} s)\n{drawn(figures)}", flush=True)
         found += figures
+        if told.json:  # after each, so that a run that is cut leaves what it has
+            content = {"machine": machine(), "figures": [figure.plain() for figure in found]}
+            told.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     missed = [figure.what for figure in found if figure.reached is False]
     if missed:
         print("\nshort of the goal: " + "; ".join(missed))
-    if told.json:
-        content = {"machine": machine(), "figures": [figure.plain() for figure in found]}
-        told.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+    if broken:
+        print("\nnot measured to the end: " + ", ".join(broken))
+    return 1 if broken else 0
 
 
 def machine() -> dict[str, Any]:
