@@ -126,3 +126,5 @@ def test_a_cluster_that_gives_no_answer_is_unknown_and_never_lost(
     with pytest.raises(RunnerError, match="cannot be asked to kill it"):
         runner.kill(store, record)
     assert msgspec.json.decode(store.paths("sent").record.read_bytes())["status"] == "RUNNING"
+    record.status, record.finished_at = Status.STOPPED, time.time()  # it never was; nobody has to end it
+    store.write_record(record, durable=False)
