@@ -114,7 +114,7 @@ class Judge:
         answer = do()
         with self._guard:
             self.asked[f"{who}: {what}: {answer}"] += 1
-            if answer not in ("done", *_ERRORS):
+            if answer not in ("done", "TooManyJobs", *_ERRORS):  # the second is the server's own 429
                 self.wrong.append(f"{who}: {what} {job_id}: {answer}")
             if what == "delete":
                 self._deleting[job_id] -= 1
