@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from trainkit.panels.dashboard import Dashboard
     from trainkit.panels.launcher import Launcher
     from trainkit.panels.monitor import Monitor
+
+_NEEDED = ["anywidget", "tsdownsample", *(["inotify_simple"] if sys.platform == "linux" else [])]
 
 
 def show_job(job: Job) -> None:
@@ -44,7 +47,7 @@ def show_job(job: Job) -> None:
 
 def available() -> bool:
     """Whether what the panels need is installed."""
-    return all(importlib.util.find_spec(name) for name in ("anywidget", "tsdownsample"))
+    return all(importlib.util.find_spec(name) for name in _NEEDED)
 
 
 def monitor(job: Job) -> Monitor:
@@ -97,4 +100,4 @@ def dashboard(root: Store | str | Path | None = None) -> Dashboard:
 
 def _need() -> None:
     if not available():
-        raise MissingExtraError("panels need anywidget and tsdownsample: pip install 'trainkit[notebook]'")
+        raise MissingExtraError(f"panels need {', '.join(_NEEDED)}: pip install 'trainkit[notebook]'")
