@@ -32,6 +32,7 @@ import trainkit as tk
 from trainkit.files.locks import is_locked
 from trainkit.files.record import Status
 from trainkit.files.store import ROOT_VARIABLE, Store
+from trainkit.runners.raylocal import free_ports
 from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 MARK = "TRAINKIT_TEST_MARK"
@@ -189,11 +190,7 @@ class Server:
     """``trainkit serve``."""
 
     def __init__(self, folder: Path) -> None:
-        import socket
-
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
         arguments = ["serve", "--port", str(port), "--token", TOKEN, "--root", str(folder)]
         self.log = open(folder.parent / "server.log", "wb")  # noqa: SIM115
@@ -312,12 +309,8 @@ def main(variant: str, seconds: float, folder: str) -> None:
     os.environ.update(
         {ROOT_VARIABLE: str(root), FOLDER_VARIABLE: str(queue), LIMIT_VARIABLE: "4", "OMP_NUM_THREADS": "1"}
     )
-    os.environ["TRAINKIT_SPARE"] = "0"
-    before, os.environ[MARK] = dict(os.environ), mark
+    os.environ |= {"TRAINKIT_SPARE": "0", MARK: mark}
     kernel, server, shell = Kernel(root, variant), Server(root), Shell(root)
-    os.environ.pop(MARK)
-    os.environ.update(before)
-    os.environ[MARK] = mark
     judge, store = Judge(root), Store(root)
     until = time.monotonic() + seconds
 
