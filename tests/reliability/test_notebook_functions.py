@@ -25,6 +25,22 @@ LARGE = Path(__file__).with_name("large_global.py")
 #: How often a gigabyte that a function mentions is held beside itself: where it is sent from, and where it runs.
 COPIES = {"thread": (1.3, 1.3), "process": (1.3, 2.6)}
 
+COMPUTES_FIRST = """
+import torch
+import trainkit as tk
+torch.set_num_threads(2)
+(torch.randn(2000, 2000) @ torch.randn(2000, 2000)).sum()
+def fit(run):
+    import torch
+    from torch.utils.data import DataLoader, TensorDataset
+    rows = TensorDataset(torch.randn(64, 300, 300))
+    for (x,) in run.batches(DataLoader(rows, 8, num_workers=2)):
+        run.log(loss=(x @ x).abs().mean())
+    return run.step
+for runner in ("thread", "process"):
+    print(runner, tk.submit(fit, runner=runner).result(timeout=300))
+"""
+
 
 def environment(folder: Path, functions: str) -> dict[str, str]:
     (folder / "root").mkdir()
@@ -148,3 +164,11 @@ def test_a_global_of_a_gigabyte_travels(tmp_path: Path, place: Callable[..., str
         assert found[runner]["grown_gb"] < here
         assert found[runner]["grown_there_gb"] < there
     assert found["twice"]["grown_gb"] > COPIES["process"][0], "a pickle within a pickle is seen"
+
+
+@pytest.mark.extended
+def test_launching_after_the_notebook_has_computed_in_many_threads_never_hangs(tmp_path: Path) -> None:
+    """OpenMP's threads do not survive a fork: neither a job nor its DataLoader's workers may wait for them."""
+    code = tmp_path / "computes_first.py"
+    code.write_text(COMPUTES_FIRST)
+    assert in_a_script(tmp_path, "all", code).split() == ["thread", "8", "process", "8"]
