@@ -63,13 +63,14 @@ class MetricsWriter:
         alone = min(max(0, _TOLD_ONE_BY_ONE - self._lines_told), len(taken))
         self._lines_told += alone
         for line in taken[:alone]:
-            self._tell([line])
+            self._tell([line], _newest([line]))
+        newest = _newest(taken)
+        self._note(taken, newest)
         attempt = self.record.attempt
         lines = [
             {"attempt": attempt, "epoch": epoch, "step": step, "time": logged_at, **values}
             for step, epoch, logged_at, values in taken
         ]
-        self._note(taken)
         if self._stream.left_bytes > _LEFT_BYTES:
             self.dropped += len(lines)
             lines = []
@@ -78,11 +79,10 @@ class MetricsWriter:
         else:
             self._stream.flush()
         if rest := taken[alone:]:
-            self._tell(rest)
+            self._tell(rest, newest if not alone else _newest(rest))
 
-    def _note(self, taken: list[Logged]) -> None:
+    def _note(self, taken: list[Logged], newest: dict[str, float]) -> None:
         """Put the newest values, and the best one, into the record."""
-        newest = _newest(taken)
         if not newest:
             return
         # A new dict: others may be encoding the old one.
@@ -94,7 +94,7 @@ class MetricsWriter:
                 if metric in values:
                     self._watch(metric, mode, values[metric], step, epoch)
 
-    def _tell(self, taken: list[Logged]) -> None:
+    def _tell(self, taken: list[Logged], newest: dict[str, float]) -> None:
         """Tell of lines, as if they were one, and where a metric was not finite in them for the first time."""
         non_finite: dict[str, int] = {}
         if not math.isfinite(sum(_numbers_of(taken))):
@@ -102,7 +102,7 @@ class MetricsWriter:
                 for name, number in values.items():
                     if not math.isfinite(number):
                         non_finite.setdefault(name, step)
-        self.on_metrics(taken[-1][0], _newest(taken), non_finite)
+        self.on_metrics(taken[-1][0], newest, non_finite)
 
     def sync(self) -> None:
         """Return when what was written is on the disk.
@@ -118,9 +118,9 @@ class MetricsWriter:
 
     def _sound(self, taken: list[Logged]) -> list[Logged]:
         """Have nothing but floats in the lines, under names of their own, and no line without any."""
-        if set(map(type, _numbers_of(taken))) - {float}:
+        if not set(map(type, _numbers_of(taken))) <= {float}:
             taken = self._read_out(taken)
-        names: set[str] = set().union(*[line[3] for line in taken])
+        names = set(chain.from_iterable([line[3] for line in taken]))
         if not names.isdisjoint(RESERVED):
             taken = [(*line[:3], self._renamed(line[3])) for line in taken]
         return [line for line in taken if line[3]]

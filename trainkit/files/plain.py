@@ -24,17 +24,19 @@ def to_plain(value: Any) -> Any:
     >>> to_plain({"loss": float("nan"), "lr": [1.0, float("-inf")]})
     {'loss': 'NaN', 'lr': [1.0, '-Infinity']}
     """
+    if value is None or type(value) in (int, bool):
+        return value
     if type(value) is float:
         if math.isfinite(value):
             return value
         return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+    if isinstance(value, str):
+        # File names that are no UTF-8 come as lone surrogates, which JSON cannot hold.
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
         return {to_plain(str(key)): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
-    if isinstance(value, str) and not value.isascii():
-        # File names that are no UTF-8 come as lone surrogates, which JSON cannot hold.
-        return value.encode("utf-8", "backslashreplace").decode()
     return value
 
 

@@ -69,7 +69,7 @@ class Recorder:
         except BaseException:
             self.metrics.close()
             raise
-        self._requests_offset = requests_offset
+        self._requests, self._requests_offset = str(paths.requests), requests_offset
         self._reserve = paths.reserve
         self._guard = threading.RLock()
         self._closing = threading.Event()
@@ -314,12 +314,11 @@ class Recorder:
             setattr(self.record, name, value)
 
     def _new_requests(self) -> list[dict[str, Any]]:
-        path = self.store.paths(self.record.job_id).requests
         try:
-            if path.stat().st_size <= self._requests_offset:
+            if os.stat(self._requests).st_size <= self._requests_offset:
                 return []
         except FileNotFoundError:
-            self.warn(f"{path} was removed; the job can no longer be asked to stop through it")
+            self.warn(f"{self._requests} was removed; the job can no longer be asked to stop through it")
             return []
         requests, self._requests_offset = self.store.requests(self.record.job_id, self._requests_offset)
         return requests
@@ -351,8 +350,7 @@ class Recorder:
         self._written = b""  # if this fails, the next refresh tries again
         now = self.clock()
         self.record.updated_at = self.record.heartbeat_at = now
-        self.store.write_record(self.record, durable=durable)
-        self._written = encode(self.record)
+        self._written = self.store.write_record(self.record, durable=durable)
 
 
 class _Nowhere(Appender):

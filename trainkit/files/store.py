@@ -302,9 +302,11 @@ class Store:
                 raise StateError(f"job {job_id!r} is {status}, but its process still holds its files; try later")
             time.sleep(0.02)
 
-    def write_record(self, record: Record, *, durable: bool) -> None:
-        """Replace the record.  Only the owner may call this."""
-        write_atomically(self.paths(record.job_id).record, encode(record), durable=durable)
+    def write_record(self, record: Record, *, durable: bool) -> bytes:
+        """Replace the record; return what was written.  Only the owner may call this."""
+        data = encode(record)
+        write_atomically(self.paths(record.job_id).record, data, durable=durable)
+        return data
 
     def tell_failure(self, record: Record, error: Exception) -> None:
         """Write the end of a job for which that could not be done in the ordinary way: the disk is full, say.
