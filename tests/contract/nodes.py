@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +68,21 @@ class Nodes:
         """Kill a node with all that runs there, and let another join."""
         self._cluster.remove_node(self.last, allow_graceful=False)
         self.last = self._node()
+
+    @contextmanager
+    def among_others(self) -> Iterator[None]:
+        """Have another cluster on this machine, started later, that does not answer.
+
+        Ray looks for clusters by the words of their raylets, and takes the one that was noted last.
+        """
+        nobody = "127.0.0.1:9"
+        note = self.folder / "ray_current_cluster"
+        note.write_text(nobody)
+        words = ["raylet", "-c", "import sys; sys.stdin.read()", f"--gcs-address={nobody}"]
+        with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as raylet:
+            yield
+            raylet.communicate()
+        note.unlink()
 
     def processes(self) -> set[psutil.Process]:
         """All processes of the cluster: those that name its folder, and all below them (renamed)."""

@@ -26,6 +26,7 @@ from ..notebooks.running import copied, run_and_compare
 from .learning import furthest, learns
 from .nodes import Nodes
 from .places import RAY, RAY_RANKS
+from .test_process import is_alive
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 Eventually = Callable[..., None]
@@ -34,10 +35,14 @@ Eventually = Callable[..., None]
 def test_two_ranks_on_two_nodes_reach_the_weights_of_one_and_listen_on_loopback_only(
     cluster: Nodes, eventually: Eventually
 ) -> None:
-    """One set of files, one line a step; the panel's fields; what one rank computes with the combined batch."""
+    """One set of files, one line a step; the panel's fields; what one rank computes with the combined batch.
+
+    All of it in the cluster that was asked, though there is another one on this machine.
+    """
     one = tk.submit(learns, runner="process", batch_size=32, epochs=4)
-    two = RAY_RANKS.submit(learns, batch_size=16, epochs=4, pause_s=0.15)
-    RAY_RANKS.started(two, eventually)
+    with cluster.among_others():
+        two = RAY_RANKS.submit(learns, batch_size=16, epochs=4, pause_s=0.15)
+        RAY_RANKS.started(two, eventually)
     assert cluster.listening() == {"127.0.0.1"}
     assert two.wait(300) is Status.COMPLETED
     assert one.wait(60) is Status.COMPLETED
@@ -200,6 +205,14 @@ def test_the_notebook_of_clusters_gives_the_same_there(cluster: Nodes, tmp_path:
     assert report.passed, report.text
 
 
+def keepers(folder: Path) -> list[psutil.Process]:
+    """Who keeps the cluster of this machine: the one that stands by, then the one that has started Ray."""
+    # A zombie has no words.
+    told = [(each, each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
+    found = [each for each, words in told if {"trainkit.runners.raylocal", str(folder)} <= set(words)]
+    return sorted(found, key=lambda each: each.create_time())
+
+
 @pytest.mark.long
 def test_a_cluster_of_this_machine_says_so_listens_on_loopback_only_and_ends_after_its_last_job(
     root: Path, tmp_path: Path, eventually: Eventually
@@ -208,11 +221,7 @@ def test_a_cluster_of_this_machine_says_so_listens_on_loopback_only_and_ends_aft
     job = tk.submit(learns, ranks=2, address="local", epochs=4, pause_s=0.15)
     eventually(lambda: "starting Ray on this machine" in job.record.message, within_s=60)
     RAY_RANKS.started(job, eventually)
-    # A zombie has no words.
-    told = [(each, each.info["cmdline"] or []) for each in psutil.process_iter(["cmdline"])]
-    (keeper,) = [
-        each for each, words in told if {"trainkit.runners.raylocal", str(tmp_path / "queue")} <= set(words)
-    ]
+    keeper, _ = keepers(tmp_path / "queue")
     family = keeper.children(recursive=True)
     listening = set()
     for process in family:
@@ -228,3 +237,28 @@ def test_a_cluster_of_this_machine_says_so_listens_on_loopback_only_and_ends_aft
     assert keeper.is_running(), "the second job found the cluster of the first"
     _, left = psutil.wait_procs([keeper, *family], timeout=200)
     assert left == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1], ids=["stands by", "has started Ray"])
+def test_of_a_cluster_of_this_machine_nothing_is_left_when_its_keeper_is_killed(
+    root: Path, tmp_path: Path, eventually: Eventually, victim: int
+) -> None:
+    """Of two who keep it the other ends all, with the job that ran there; the next job has another cluster."""
+    job = tk.submit(learns, address="local", epochs=10_000, pause_s=0.05)
+    RAY.started(job, eventually, step=12)
+    both = keepers(tmp_path / "queue")
+    family = {each for keeper in both for each in keeper.children(recursive=True)}
+    assert len(family) > 5, "of Ray and of the job"
+    session = next(Path(word) for word in both[1].cmdline() if "trainkit-ray-" in word)
+    both[victim].kill()
+    eventually(lambda: not any(is_alive(each) for each in {*both, *family}), within_s=120)
+    assert not session.exists()
+    assert job.state is Status.INTERRUPTED
+    assert job.record.checkpoint is not None
+    job.resume()
+    eventually(job.running, within_s=RAY.within_s)
+    job.stop()
+    assert job.wait(300) is Status.STOPPED
+    keepers(tmp_path / "queue")[0].terminate()  # rather than wait for a minute
+    eventually(lambda: keepers(tmp_path / "queue") == [], within_s=120)

@@ -81,6 +81,22 @@ def test_another_python_on_the_cluster_is_told(root: Path) -> None:
     assert found.message.startswith(f"the notebook runs Python 3.7, the cluster {here}: ")
 
 
+@pytest.mark.ray
+def test_that_ray_did_not_start_the_ranks_is_told_with_where_to_look(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ray said is in the log that Ray keeps of the job, and nowhere else."""
+    store, record = queued(root)
+    store.write_handle(record.job_id, Handle(runner="ray", detail={"submission_id": "sent-1"}))
+    monkeypatch.setenv("RAY_ADDRESS", "no address")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    words = [sys.executable, "-m", "trainkit.runners.rayjob", str(root), "sent", here]
+    subprocess.run(words, check=True, timeout=100, capture_output=True)
+    found = store.read("sent")
+    assert (found.status, found.ended_by) == (Status.INTERRUPTED, "lost")
+    assert "`ray job logs sent-1` tells what it said" in found.message
+
+
 def test_a_folder_that_the_cluster_does_not_see_is_told(root: Path) -> None:
     """Ray's own log has the sentence, and the job's parent ends."""
     missing = root / "elsewhere"

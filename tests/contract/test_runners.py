@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import trainkit as tk
@@ -27,6 +28,7 @@ from trainkit.runners.slots import LIMIT_VARIABLE
 
 from .learning import furthest, learns
 from .places import PLACES, PROCESS, PROCESSES, RAY, RAY_RANKS, THREAD, Where
+from .test_process import is_alive
 
 Eventually = Callable[..., None]
 
@@ -198,7 +200,7 @@ def test_a_function_that_only_logs_can_be_stopped(where: Where, eventually: Even
 def test_a_function_that_asks_returns_in_its_own_way(where: Where, eventually: Eventually) -> None:
     """run.should_stop leaves the ending to the function: no exception, and its result counts."""
     job = where.submit(functions()["asks"])
-    eventually(job.running, within_s=where.within_s)
+    eventually(lambda: job.running() or job.done(), within_s=where.within_s)
     job.stop()
     assert job.wait(where.within_s) is Status.STOPPED
     assert job.result() == "stopped when asked"
@@ -439,7 +441,7 @@ def test_kill(where: Where, eventually: Eventually) -> None:
             time.sleep(0.01)
 
     job = where.submit(hangs if where != THREAD else functions()["goes_on"])
-    eventually(job.running, within_s=where.within_s)
+    eventually(lambda: job.running() or job.done(), within_s=where.within_s)
     if where == THREAD:
         with pytest.raises(RunnerError, match="runner='process'"):
             job.kill()
@@ -489,7 +491,10 @@ def test_an_exception_of_one_rank_is_that_of_the_job(where: Where, rank: int) ->
 
 @only_in(PROCESSES, RAY, RAY_RANKS)
 def test_it_outlives_its_notebook(where: Where, root: Path, eventually: Eventually) -> None:
-    """The kernel is killed; another process attaches, pauses, resumes and stops, and a module beside is found."""
+    """The kernel is killed; another process attaches, pauses, resumes and stops; a module beside is found.
+
+    And none of the job's processes is left, though nobody is there who has started them.
+    """
     (root / "beside.py").write_text("PAUSE_S = 0.01\n")
     script = f"""
         import sys, time
@@ -515,7 +520,15 @@ def test_it_outlives_its_notebook(where: Where, root: Path, eventually: Eventual
     at = job.record.step
     job.resume()
     eventually(lambda: job.record.step > at, within_s=where.within_s)
+    if where.ranks > 1:
+        eventually(lambda: len(job.record.ranks) == where.ranks, within_s=where.within_s)
+    handle = job.store.handle(job.id)
+    assert handle is not None
+    pids = {job.record.pid, *(each.pid for each in handle.processes), *(each.pid for each in job.record.ranks)}
+    processes = [psutil.Process(pid) for pid in pids]
+    assert len(processes) == where.ranks + 2, "its ranks, their parent, and what started them"
     job.stop()
     assert job.wait(where.within_s) is Status.STOPPED
     assert job.record.checkpoint is not None
     assert job.record.checkpoint.step == job.record.step, "a stop saves"
+    eventually(lambda: not any(is_alive(each) for each in processes), within_s=where.within_s)

@@ -6,9 +6,11 @@ itself: it would also try again what the training code raised.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
+import psutil
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
@@ -35,7 +37,7 @@ def main(arguments: list[str]) -> None:
     # Left to itself it asks every two seconds how its ranks are, and has a process that foretells lost nodes.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    ray.init(log_to_driver=False)
+    ray.init(address=own_cluster(), log_to_driver=False)
     notes = notes_of(paths)
     trainer = TorchTrainer(
         train_as_rank,
@@ -58,6 +60,20 @@ def main(arguments: list[str]) -> None:
                 name, text = type(error).__name__, (str(error).splitlines() or [""])[0]
                 tell_rank_end(paths, rank, ErrorInfo(name, f"rank {rank} was lost: {text}"), lost=True)
         sys.exit(1)
+
+
+def own_cluster() -> str | None:
+    """Return the address of the cluster that this process belongs to, or None if that is not to be found.
+
+    It is that of the raylet that it descends from.  Where a machine has several clusters, what Ray itself puts
+    into ``RAY_ADDRESS`` for a job may be that of another one.
+    """
+    for ancestor in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):  # not ours to look at, so none of Ray's
+            for word in ancestor.cmdline():
+                if word.startswith("--gcs-address="):
+                    return word.partition("=")[2]
+    return None
 
 
 def _is_told(error: BaseException | None) -> bool:

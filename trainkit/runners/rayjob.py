@@ -20,9 +20,10 @@ from trainkit.files.endings import Ending
 from trainkit.files.locks import FileLock, try_lock
 from trainkit.files.owners import this_process
 from trainkit.files.paths import JobPaths
-from trainkit.files.record import EndedBy, Resources, Status
+from trainkit.files.record import EndedBy, ErrorInfo, Resources, Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
+from trainkit.ranks.ends import rank_ends, tell_rank_end
 from trainkit.runners.lifetime import Started, asked_for, see_through
 from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import kill_session
@@ -105,11 +106,24 @@ def _listen(store: Store, job_id: str, handle: Handle, group: subprocess.Popen[b
     """
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return group.wait(LISTEN_S)
+            code = group.wait(LISTEN_S)
+            break
         record = store.read(job_id)
         asked = asked_for(store, record, handle.requests_offset)
         if "kill" in asked or (asked & {"stop", "finish"} and record.status is Status.QUEUED):
             kill_session(group.pid)
+    with contextlib.suppress(UnknownJobError):  # deleted as soon as its end was written
+        if code > 0 and not store.read(job_id).status.terminal:
+            _tell_of_ray(store.paths(job_id), handle, code)
+    return code
+
+
+def _tell_of_ray(paths: JobPaths, handle: Handle, code: int) -> None:
+    """Write down that Ray ended the job, unless a rank knows better."""
+    if not rank_ends(paths):
+        where = f"`ray job logs {handle.detail.get('submission_id')}` tells what it said"
+        told = ErrorInfo("ProcessExit", f"Ray ended its ranks, or never started them (exit code {code}); {where}")
+        tell_rank_end(paths, 0, told, lost=True)
 
 
 def _owner_lock(store: Store, job_id: str) -> FileLock:

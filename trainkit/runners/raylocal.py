@@ -1,15 +1,20 @@
 """A small Ray cluster on this machine, for ``address="local"``: started when it is needed, ended when it is not.
 
-Its keeper, ``python -m trainkit.runners.raylocal FOLDER``, holds a lock for as long as it lives; a minute after
-the last job has ended it ends the cluster and itself.  Everything listens on loopback only, nothing is reported
-to anybody, and it has as many CPUs as this process may use.
+Two processes keep it, and hold a lock for as long as they live: ``python -m trainkit.runners.raylocal FOLDER``
+stands by, and ``python -m trainkit.runners.raylocal FOLDER SESSION``, which it starts, starts Ray, and ends it a
+minute after the last job has ended.  When either of them ends, however it does, the other ends all that is left.
+Everything listens on loopback only, nothing is reported to anybody, and it has as many CPUs as this process may
+use.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +22,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -32,6 +38,8 @@ from trainkit.runners.slots import queue_folder, usable_cores
 START_S = 120.0
 #: How long it stays when no job runs, in seconds.
 IDLE_S = 60.0
+#: How often it is asked whether a job runs, in seconds.
+LOOK_S = 2.0
 #: Room for objects that tasks share; ranks share none.
 OBJECT_STORE_BYTES = 80_000_000
 
@@ -73,32 +81,52 @@ def address() -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Keep a cluster until nobody needs it."""
-    folder = Path(arguments[0])
-    lock = try_lock(folder / "ray.lock")
-    if lock is None:
-        return  # another one was quicker
-    adopt_orphans()
+    """Keep a cluster until nobody needs it, or stand by until who keeps it has ended."""
+    folder, *session = map(Path, arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # not without having ended the rest
+    if session:
+        _keep(folder, session[0])
+    elif (lock := try_lock(folder / "ray.lock")) is not None:  # else another one was quicker
+        _stand_by(folder, lock)
+
+
+def _stand_by(folder: Path, lock: FileLock) -> None:
     session = Path(tempfile.mkdtemp(prefix="trainkit-ray-"))
-    try:
+    with _leaving_nothing(folder, session):
+        # Its stdin ends when this process does.
+        words = [sys.executable, "-m", "trainkit.runners.raylocal", str(folder), str(session)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=(lock.fd,), start_new_session=True) as keeper:
+            keeper.wait()
+
+
+def _keep(folder: Path, session: Path) -> None:
+    with _leaving_nothing(folder, session):
         cluster = start_node(session, cpus=usable_cores())
         write_atomically(folder / "ray.json", msgspec.json.encode(cluster), durable=False)
         _wait_until_idle(cluster)
+
+
+@contextlib.contextmanager
+def _leaving_nothing(folder: Path, session: Path) -> Iterator[None]:
+    """End all that was started meanwhile, whatever has become of who started it."""
+    adopt_orphans()
+    try:
+        yield
     finally:
         (folder / "ray.json").unlink(missing_ok=True)
-        kill_descendants(os.getpid())
+        with contextlib.suppress(ChildProcessError):  # that none is left, not even one that was started just now
+            while True:
+                kill_descendants(os.getpid())
+                os.waitpid(-1, 0)
         shutil.rmtree(session, ignore_errors=True)
-        _let_go(lock)
-
-
-def _let_go(lock: FileLock) -> None:
-    lock.release()
 
 
 def _wait_until_idle(cluster: Cluster) -> None:
+    """Return a minute after the last job has ended, or when nobody stands by any more."""
     needed_at = time.monotonic()
     while time.monotonic() - needed_at < IDLE_S:
-        time.sleep(2.0)
+        if select.select([sys.stdin], [], [], LOOK_S)[0]:
+            return
         try:
             with urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=10) as answer:
                 jobs = json.load(answer)
