@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -487,6 +488,33 @@ def test_an_exception_of_one_rank_is_that_of_the_job(where: Where, rank: int) ->
     assert (record.error.type, record.error.message) == ("ValueError", "the data is wrong")
     assert 'raise ValueError("the data is wrong")' in record.error.traceback
     assert record.message == "ValueError: the data is wrong" + (" (rank 1)" if rank else "")
+
+
+@only_in(PROCESSES, RAY_RANKS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_leaves_a_loop_which_others_go_on_with_fails_the_job_soon(where: Where, rank: int) -> None:
+    """The others would wait for its gradients until gloo gives up, half an hour later."""
+
+    def leaves(run: Any, rank: int) -> None:
+        import torch
+
+        model = run.prepare(torch.nn.Linear(2, 1))
+        for _ in run.batches(range(100_000)):
+            model(torch.ones(1, 2)).sum().backward()
+            # Not where the ranks come together anyway, which is told at once.
+            if run.rank == rank and 5 < run.step < run.control.agreement.at_step:
+                return
+
+    job = where.submit(leaves, rank=rank)
+    with pytest.raises(StateError, match="every rank has to make the same steps. Leave a loop on all ranks"):
+        job.result(timeout=where.within_s)
+    record = job.record
+    assert (record.status, record.ended_by, record.restarts) == ("FAILED", "exception", 0)
+    assert re.match(
+        rf"StateError: rank {rank} has made \d+ steps .* rank {1 - rank} is within step ", record.message
+    )
+    assert record.error is not None
+    assert ".sum().backward()" in record.error.traceback, "where it hangs"
 
 
 @only_in(PROCESSES, RAY, RAY_RANKS)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from trainkit.errors import OptionError
 
@@ -19,8 +22,24 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+#: Under which name the board has who waits.
+_WORD = "trainkit-waits"
+
 #: What a lost peer looks like in the text of an error of gloo's or NCCL's.
 _LOST_PEER = ("gloo/transport", "NCCL")
+
+
+class Board(Protocol):
+    """What ranks use of a store of ``torch.distributed``."""
+
+    def set(self, key: str, value: str, /) -> None:
+        """Put a word up."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Whether there are words of these names."""
+
+    def get(self, key: str, /) -> bytes:
+        """Return a word that is there."""
 
 
 class Ranks:
@@ -31,12 +50,14 @@ class Ranks:
         world_size: how many there are.
         local_rank: which one of its machine.
         node: what its machine is called.
+        waits_since: since when it waits for the others, on the clock of ``time.monotonic``; None if it does not.
     """
 
     rank = 0
     world_size = 1
     local_rank = 0
     node = ""
+    waits_since: float | None = None
 
     @property
     def device(self) -> str | None:
@@ -59,6 +80,13 @@ class Ranks:
         """Return a model whose gradients are the means over all ranks."""
         return model
 
+    def say_that_it_waits(self, step: int) -> None:
+        """Let the others know that this rank waits for them, after a step, unless it waits no more."""
+
+    def who_waits(self) -> tuple[int, int] | None:
+        """Return the rank that has said last that it waits, and after which step, if it still does."""
+        return None
+
     def close(self) -> None:
         """Leave the others."""
 
@@ -71,11 +99,12 @@ class Group(Ranks):
     """One of several ranks, once the process group of ``torch.distributed`` is made.
 
     Args:
+        board: where ranks leave words for each other; used by nobody else, and by several threads.
         node: what this machine is called.
         local_rank: which one of its machine this is.
     """
 
-    def __init__(self, *, node: str | None = None, local_rank: int = 0) -> None:
+    def __init__(self, board: Board, *, node: str | None = None, local_rank: int = 0) -> None:
         import torch.distributed as dist
 
         self._dist = dist
@@ -84,6 +113,9 @@ class Group(Ranks):
         self.local_rank = local_rank
         self.node = node or socket.gethostname()
         self._group = dist.new_group(backend="gloo")
+        self._board = board
+        self._has_said = False
+        self._saying = threading.Lock()
 
     @property
     def device(self) -> str | None:
@@ -98,7 +130,8 @@ class Group(Ranks):
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all ranks, by rank, on every rank."""
         values: list[Any] = [None] * self.world_size
-        self._dist.all_gather_object(values, value, group=self._group)
+        with self._waiting():
+            self._dist.all_gather_object(values, value, group=self._group)
         return values
 
     def highest(self, values: list[int]) -> list[int]:
@@ -106,8 +139,35 @@ class Group(Ranks):
         import torch
 
         tensor = torch.tensor(values)
-        self._dist.all_reduce(tensor, op=self._dist.ReduceOp.MAX, group=self._group)
+        with self._waiting():
+            self._dist.all_reduce(tensor, op=self._dist.ReduceOp.MAX, group=self._group)
         return tensor.tolist()
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        self.waits_since = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._saying:
+                self.waits_since = None
+                if self._has_said:
+                    self._has_said = False
+                    self._board.set(_WORD, "")
+
+    def say_that_it_waits(self, step: int) -> None:
+        """Let the others know that this rank waits for them, after a step, unless it waits no more."""
+        with self._saying:
+            if self.waits_since is not None:
+                self._has_said = True
+                self._board.set(_WORD, f"{self.rank} {step}")
+
+    def who_waits(self) -> tuple[int, int] | None:
+        """Return the rank that has said last that it waits, and after which step, if it still does."""
+        if not self._board.check([_WORD]) or not (word := self._board.get(_WORD)):
+            return None
+        rank, step = map(int, word.split())
+        return rank, step
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Add a tensor up over all ranks, in place."""
@@ -144,15 +204,16 @@ def join_local(environment: Mapping[str, str] = os.environ) -> Ranks:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus >= world_size:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(
-        "nccl" if gpus >= world_size else "gloo",
-        store=torch.distributed.FileStore(  # type: ignore[attr-defined]
-            environment["TRAINKIT_RENDEZVOUS"], world_size
-        ),
-        rank=rank,
-        world_size=world_size,
+    meeting, board = (
+        torch.distributed.FileStore(  # type: ignore[attr-defined]
+            environment["TRAINKIT_RENDEZVOUS"] + suffix, world_size
+        )
+        for suffix in ("", "-board")
     )
-    return Group(local_rank=local_rank)
+    dist.init_process_group(
+        "nccl" if gpus >= world_size else "gloo", store=meeting, rank=rank, world_size=world_size
+    )
+    return Group(board, local_rank=local_rank)
 
 
 def unwrapped(thing: Any) -> Any:

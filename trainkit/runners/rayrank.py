@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig
 from trainkit.files.record import ErrorInfo
 from trainkit.files.store import Store
 from trainkit.ranks.ends import RankEndError, tell_rank_end
-from trainkit.ranks.group import Group
+from trainkit.ranks.group import Board, Group
 from trainkit.runners.torchrun import loopback
 from trainkit.runners.worker import run_job
 from trainkit.training.output import send_output_to
@@ -42,7 +42,7 @@ def train_as_rank(config: Mapping[str, str]) -> None:
         raise RankEndError(told)
     send_output_to(paths.rank_output(rank) if rank else paths.output)
     node = f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
-    run_job(store, config["job_id"], Group(node=node, local_rank=context.get_local_rank()))
+    run_job(store, config["job_id"], Group(_boards.pop(), node=node, local_rank=context.get_local_rank()))
 
 
 class Meeting(TorchConfig):  # type: ignore[misc]
@@ -79,6 +79,7 @@ class _Meeting(Backend):  # type: ignore[misc]
 
 
 _doors: list[socket.socket] = []
+_boards: list[Board] = []
 
 
 def open_door() -> tuple[str, int]:
@@ -100,3 +101,5 @@ def join(rank: int, size: int, address: tuple[str, int], backend: str) -> None:
         ip, port, size, rank == 0, timeout, wait_for_workers=False, master_listen_fd=door
     )
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    # Over a connection of its own: who waits by way of the other one holds it meanwhile.
+    _boards.append(dist.TCPStore(ip, port, size, False, timeout, wait_for_workers=False))  # type: ignore[attr-defined]

@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import trainkit
-from trainkit.errors import CheckpointError, RecordError, StoreError, TaskError
+from trainkit.errors import CheckpointError, RecordError, StateError, StoreError, TaskError
 from trainkit.files.endings import Ending, error_info, failed, interrupted, reached
 from trainkit.files.locks import FileLock
 from trainkit.files.modelfile import exported
@@ -30,6 +31,7 @@ from trainkit.files.recorder import Recorder, SilentRecorder
 from trainkit.files.store import Store
 from trainkit.files.units import duration
 from trainkit.files.whole import write_atomically
+from trainkit.ranks.deadlock import DeadlockWatch
 from trainkit.ranks.ends import RankEndError, tell_rank_end
 from trainkit.ranks.group import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
 from trainkit.resuming.checkpoints import save, take_up
@@ -109,6 +111,14 @@ def work(
             os._exit(1)  # who started it tells the end; on a cluster nobody else stops it from writing soon enough
         run.control.receive(request)
 
+    def end_apart(told: str) -> None:
+        """End this rank, whose training thread is within a step that never ends."""
+        outcome.error = StateError(told).with_traceback(whereabouts(training))
+        _rank_end(paths, ranks.rank, outcome.error)
+        keep_outcome(outcome)
+        recorder.abandon()
+        os._exit(1)
+
     recorder.on_request = hear
     if ranks.rank == 0:
         recorder.before_refresh = run.report
@@ -121,7 +131,7 @@ def work(
         watcher.look(now, late_s)
 
     recorder.metrics.on_metrics, recorder.on_round = watcher.hear, look
-    identity = this_process()
+    identity, training = this_process(), threading.get_ident()
     recorder.change(
         Status.RUNNING,
         told={"params": to_jsonable(run.params), "from_step": run.step, "changes": len(history.made)},
@@ -135,6 +145,7 @@ def work(
         host=identity.host,
     )
     recorder.start()
+    DeadlockWatch(ranks, lambda: run.step_of_batches, end_apart).start()
     _note_environment(recorder)
     try:
         ending = _run_to_the_end(run, recorder, task, outcome, ranks)
@@ -220,6 +231,14 @@ def _rank_end(paths: JobPaths, rank: int, error: BaseException) -> RankEndError:
         told = ErrorInfo("LostRank", f"rank {rank} lost another one", told.traceback)
     tell_rank_end(paths, rank, told, lost=lost)
     return RankEndError(told.message)
+
+
+def whereabouts(thread: int) -> TracebackType | None:
+    """Return where the function of a thread is now, as if that had raised."""
+    trace, frame = None, sys._current_frames().get(thread)
+    while frame is not None and frame.f_code.co_filename != __file__:
+        trace, frame = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno), frame.f_back
+    return trace
 
 
 def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:

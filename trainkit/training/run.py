@@ -438,6 +438,11 @@ class Run:
         """Whether a request to finish early cut the run short."""
         return self.control.ending == "finish" and self.control.noticed
 
+    @property
+    def step_of_batches(self) -> int | None:
+        """The step that ``run.batches`` has begun last, or None where steps are not begun by it."""
+        return None if self._place.steps_by_log else self._place.step
+
     def report(self) -> None:
         """Bring the place in the loops into the record; called before it is written."""
         if (
