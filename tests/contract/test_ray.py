@@ -217,9 +217,16 @@ def keepers(folder: Path) -> list[psutil.Process]:
 def test_a_cluster_of_this_machine_says_so_listens_on_loopback_only_and_ends_after_its_last_job(
     root: Path, tmp_path: Path, eventually: Eventually
 ) -> None:
-    """`address="local"`: started for the first job, found by the second, and gone a minute after."""
+    """`address="local"`: started for the first job, found by others, and gone a minute after.
+
+    Those that come while it starts wait for it, or are killed without.
+    """
     job = tk.submit(learns, ranks=2, address="local", epochs=4, pause_s=0.15)
-    eventually(lambda: "starting Ray on this machine" in job.record.message, within_s=60)
+    second = tk.submit(learns, address="local", epochs=1)
+    unwanted = tk.submit(learns, address="local")
+    for each in (job, second, unwanted):
+        eventually(lambda each=each: "starting Ray on this machine" in each.record.message, within_s=60)  # type: ignore[misc]
+    assert unwanted.kill() is Status.STOPPED
     RAY_RANKS.started(job, eventually)
     keeper, _ = keepers(tmp_path / "queue")
     family = keeper.children(recursive=True)
@@ -232,8 +239,7 @@ def test_a_cluster_of_this_machine_says_so_listens_on_loopback_only_and_ends_aft
     assert {ip.replace("::ffff:", "") for ip in listening} == {"127.0.0.1"}
     assert any("raylet" in each.name() for each in family)
     assert job.wait(300) is Status.COMPLETED
-    again = tk.submit(learns, address="local", epochs=1)
-    assert again.wait(300) is Status.COMPLETED
+    assert second.wait(300) is Status.COMPLETED
     assert keeper.is_running(), "the second job found the cluster of the first"
     _, left = psutil.wait_procs([keeper, *family], timeout=200)
     assert left == []

@@ -12,7 +12,7 @@ import pytest
 
 import trainkit as tk
 from trainkit.files.endings import Ending
-from trainkit.files.record import Best, CheckpointInfo, EndedBy, Parent, RankInfo, Record, Status
+from trainkit.files.record import Best, CheckpointInfo, EndedBy, Parent, RankInfo, Record, Resources, Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Store
 from trainkit.panels.feed import MOST_POINTS, POINTS, JobFeed, Message
@@ -296,14 +296,14 @@ def test_ranks_stand_in_a_table(scene: Scene) -> None:
     scene.recorder.write_now()
     assert scene.feed.full()[0]["card"]["ranks"] == []
     ranks = [RankInfo(0, "a", 1, "cuda:0", 12.5, 0.25), RankInfo(1, "b", 2)]
-    scene.recorder.note(ranks=ranks, restarts=2)
+    scene.recorder.note(ranks=ranks, restarts=2, resources=Resources(ranks=2, retries=3))
     scene.recorder.write_now()
     card = scene.feed.full()[0]["card"]
     assert card["ranks"] == [
         {"rank": 0, "node": "a", "device": "cuda:0", "steps_per_s": 12.5, "loading_share": 0.25},
         {"rank": 1, "node": "b", "device": None, "steps_per_s": None, "loading_share": None},
     ]
-    assert dict(card["facts"])["restarts"] == "2"
+    assert dict(card["facts"])["restarts"] == "2 of 3"
 
 
 def test_memory_of_the_process(scene: Scene) -> None:

@@ -117,7 +117,8 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
         if (left := eta_s(record)) is not None:
             facts.append(("time left", duration(left)))
     if record.restarts:
-        facts.append(("restarts", str(record.restarts)))
+        allowed = f" of {retries}" if (retries := record.resources.retries) >= record.restarts else ""
+        facts.append(("restarts", f"{record.restarts}{allowed}"))
     if memory_bytes is not None:
         facts.append(("memory", size(memory_bytes)))
     return View(

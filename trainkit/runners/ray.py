@@ -30,6 +30,7 @@ from trainkit.files.record import Record
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
 from trainkit.files.whole import write_atomically
+from trainkit.runners.lifetime import bury
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, dump_task
 
@@ -127,7 +128,12 @@ def _send(store: Store, record: Record, lock: FileLock, handle: Handle) -> None:
 
             recorder.note(message="starting Ray on this machine, or finding the one that runs")
             recorder.write_now()
-            address = raylocal.address()
+            started = raylocal.address(lambda: recorder.requested("stop", "finish", "kill"))
+            if started is None:
+                recorder.detach()
+                bury(store, record, 0, requests_offset=handle.requests_offset)
+                return
+            address = started
         recorder.note(message=f"sent to {address}")
         recorder.write_now()
         submission_id = f"{record.job_id}-{record.attempt}"

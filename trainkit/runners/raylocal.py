@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -51,33 +51,49 @@ class Cluster(msgspec.Struct, frozen=True):
     gcs: str
 
 
-def address() -> str:
+def address(give_up: Callable[[], object] = lambda: False) -> str | None:
     """Return the address of this machine's cluster; start it if it does not run.
+
+    Args:
+        give_up: whether nobody wants to know any more; asked while the cluster starts.
+
+    Returns:
+        Its address, or None if it was given up.
 
     Raises:
         RunnerError: it does not start.
     """
     folder = queue_folder()
-    note = folder / "ray.json"
-    with locked(folder / "ray.mutex"):
-        if is_locked(folder / "ray.lock") is not True:
-            note.unlink(missing_ok=True)
-            with open(folder / "ray.log", "ab") as log:
-                keeper = subprocess.Popen(
-                    [sys.executable, "-m", "trainkit.runners.raylocal", str(folder)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            # It outlives this process; as long as that lives, somebody takes note of its end.
-            threading.Thread(target=keeper.wait, name="trainkit-ray-keeper", daemon=True).start()
-        give_up_at = time.monotonic() + START_S
-        while not note.exists():
-            if time.monotonic() > give_up_at:
-                raise RunnerError(f"Ray did not start within {START_S:g} s; see {folder / 'ray.log'}")
-            time.sleep(0.1)
+    note, log = folder / "ray.json", folder / "ray.log"
+    give_up_at = time.monotonic() + START_S
+    _have_keepers(folder, note, log)
+    while not note.exists():
+        if give_up():
+            return None
+        if time.monotonic() > give_up_at or is_locked(folder / "ray.lock") is not True:
+            raise RunnerError(f"Ray did not start within {START_S:g} s, or not at all; see {log}")
+        time.sleep(0.1)
     return msgspec.json.decode(note.read_bytes(), type=Cluster).address
+
+
+def _have_keepers(folder: Path, note: Path, log: Path) -> None:
+    """Start who keeps the cluster, unless it is kept; others who want one meanwhile find it kept."""
+    with locked(folder / "ray.mutex", timeout_s=START_S):
+        if is_locked(folder / "ray.lock") is True:
+            return
+        note.unlink(missing_ok=True)
+        with open(log, "ab") as said:
+            keeper = subprocess.Popen(
+                [sys.executable, "-m", "trainkit.runners.raylocal", str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        # It outlives this process; as long as that lives, somebody takes note of its end.
+        threading.Thread(target=keeper.wait, name="trainkit-ray-keeper", daemon=True).start()
+        while is_locked(folder / "ray.lock") is not True and keeper.poll() is None:
+            time.sleep(0.02)
 
 
 def main(arguments: list[str]) -> None:
