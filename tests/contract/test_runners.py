@@ -315,21 +315,21 @@ def test_death_by_sigkill_is_seen(where: Where, root: Path, eventually: Eventual
         time.sleep(600)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)]) as notebook:
-        eventually(
-            lambda: "victim" in [job.id for job in tk.jobs("running")] and tk.attach("victim").record.step,
-            within_s=where.within_s,
-        )
-        pid = tk.attach("victim").record.pid
-        assert pid is not None
-        assert (pid == notebook.pid) is (where == THREAD)
-        killed_at = time.monotonic()
-        os.kill(pid, signal.SIGKILL)
-        job = tk.attach("victim")
-        assert job.wait(where.within_s) is Status.INTERRUPTED
-        print(f"{where}: its death was seen after {time.monotonic() - killed_at:.2f} s")
-        with pytest.raises(JobInterruptedError):
-            job.result()
-        notebook.kill()
+        try:
+            eventually(lambda: [job.id for job in tk.jobs()] == ["victim"], within_s=where.within_s)
+            where.started(tk.attach("victim"), eventually)
+            pid = tk.attach("victim").record.pid
+            assert pid is not None
+            assert (pid == notebook.pid) is (where == THREAD)
+            killed_at = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            job = tk.attach("victim")
+            assert job.wait(where.within_s) is Status.INTERRUPTED
+            print(f"{where}: its death was seen after {time.monotonic() - killed_at:.2f} s")
+            with pytest.raises(JobInterruptedError):
+                job.result()
+        finally:
+            notebook.kill()
     assert job.state is Status.INTERRUPTED
 
 
@@ -540,7 +540,7 @@ def test_it_outlives_its_notebook(where: Where, root: Path, eventually: Eventual
         time.sleep(600)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=root) as notebook:
-        eventually(lambda: any(job.running() for job in tk.jobs()), within_s=where.within_s)
+        eventually(lambda: any(job.running() or job.done() for job in tk.jobs()), within_s=where.within_s)
         notebook.kill()
     job = where.started(tk.attach("survivor"), eventually)
     job.pause()

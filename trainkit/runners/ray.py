@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import platform
+import secrets
 import shlex
 import shutil
 import tempfile
@@ -136,7 +137,8 @@ def _send(store: Store, record: Record, lock: FileLock, handle: Handle) -> None:
             address = started
         recorder.note(message=f"sent to {address}")
         recorder.write_now()
-        submission_id = f"{record.job_id}-{record.attempt}"
+        # A cluster may have jobs of several roots, and of the same name.
+        submission_id = f"{record.job_id}-{record.attempt}-{secrets.token_hex(4)}"
         handle.detail = {"address": address, "submission_id": submission_id}
         # From here on this process is no more the one to ask; the handle first, as the cluster may be quick.
         handle.processes = []
