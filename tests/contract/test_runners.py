@@ -470,6 +470,7 @@ def test_killed_processes_begin_again_from_the_checkpoint(where: Where, eventual
     assert (record.restarts, record.attempt) == (1, 2)
     told = next(event["message"] for event in job.events() if event["event"] == "restart")
     assert told.startswith("restart 1 of 1, from its checkpoint: ")
+    assert "rank 0 was " in told or where.ranks == 1, "it says who"
     assert whole.wait(where.within_s) is Status.COMPLETED
     assert furthest(whole.model(), job.model()) == 0.0
     assert job.metrics().index.tolist() == list(range(1, record.step + 1))
@@ -477,7 +478,7 @@ def test_killed_processes_begin_again_from_the_checkpoint(where: Where, eventual
 
 @only_in(PROCESSES, RAY_RANKS)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_an_exception_of_one_rank_is_that_of_the_job(where: Where, rank: int) -> None:
+def test_an_exception_of_one_rank_is_that_of_the_job(where: Where, eventually: Eventually, rank: int) -> None:
     """With its line; not the error of the rank that waited for it in vain; and it is not tried again."""
     job = where.submit(learns, fails_on=rank, retries=3)
     with pytest.raises(ValueError, match="the data is wrong"):
@@ -488,6 +489,11 @@ def test_an_exception_of_one_rank_is_that_of_the_job(where: Where, rank: int) ->
     assert (record.error.type, record.error.message) == ("ValueError", "the data is wrong")
     assert 'raise ValueError("the data is wrong")' in record.error.traceback
     assert record.message == "ValueError: the data is wrong" + (" (rank 1)" if rank else "")
+    assert job.logs() == "training begins\n", "what the engine says of it is no output of the job's"
+    runs = find_runner(where.runner).poll
+    eventually(
+        lambda: runs(job.store, job.record) is False, within_s=where.within_s
+    )  # nobody waits for it for ever
 
 
 @only_in(PROCESSES, RAY_RANKS)

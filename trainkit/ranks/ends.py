@@ -16,6 +16,9 @@ from trainkit.files.paths import JobPaths
 from trainkit.files.record import EndedBy, ErrorInfo, Status
 from trainkit.files.whole import matching, write_atomically
 
+#: The type of error of a rank that has lost another one.
+LOST_ANOTHER = "LostRank"
+
 
 class RankEndError(Exception):
     """A rank ended without having come to its end; why is written down."""
@@ -32,6 +35,11 @@ class RankEnd(msgspec.Struct, frozen=True):
     lost: bool
     time: float
 
+    @property
+    def by_another(self) -> bool:
+        """Whether all that this rank knows is that it lost another one."""
+        return self.error.type == LOST_ANOTHER
+
 
 def tell_rank_end(paths: JobPaths, rank: int, error: ErrorInfo, *, lost: bool) -> None:
     """Write down how a rank ended, unless that is known already."""
@@ -42,7 +50,7 @@ def tell_rank_end(paths: JobPaths, rank: int, error: ErrorInfo, *, lost: bool) -
 
 
 def rank_ends(paths: JobPaths) -> list[RankEnd]:
-    """Return what is known of the ends of ranks, those that are to blame first, then the oldest first.
+    """Return what is known of the ends of ranks: those to blame first, those who only lost another one last.
 
     Raises:
         StoreError: it cannot be read.
@@ -50,7 +58,7 @@ def rank_ends(paths: JobPaths) -> list[RankEnd]:
     with telling(paths.folder):
         written = [path.read_bytes() for path in matching(paths.folder, "rank-*.end.json")]
     found = [msgspec.json.decode(data, type=RankEnd) for data in written]
-    return sorted(found, key=lambda end: (end.lost, end.time))
+    return sorted(found, key=lambda end: (end.lost, end.by_another, end.time))
 
 
 def cause_of_end(ends: list[RankEnd]) -> Ending | None:

@@ -15,9 +15,10 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from trainkit.files.paths import JobPaths
 from trainkit.files.record import ErrorInfo
 from trainkit.files.store import Store
-from trainkit.ranks.ends import RankEndError, tell_rank_end
+from trainkit.ranks.ends import RankEndError, rank_ends, tell_rank_end
 from trainkit.runners.orphans import die_with_parent
 from trainkit.runners.rayjob import notes_of
 from trainkit.runners.rayrank import MEETING_S, Meeting, train_as_rank
@@ -59,7 +60,18 @@ def main(arguments: list[str]) -> None:
             if not _is_told(error):
                 name, text = type(error).__name__, (str(error).splitlines() or [""])[0]
                 tell_rank_end(paths, rank, ErrorInfo(name, f"rank {rank} was lost: {text}"), lost=True)
+        _tell_of_the_silent(paths, resources.ranks)
         sys.exit(1)
+
+
+def _tell_of_the_silent(paths: JobPaths, count: int) -> None:
+    """Where the others know only that they lost one, write down who it was: Ray Train ends all at the first."""
+    told = rank_ends(paths)
+    silent = sorted(set(range(count)) - {end.rank for end in told})
+    if told and silent and all(end.by_another for end in told):
+        names = ", ".join(map(str, silent))
+        message = f"rank {names} was lost" if len(silent) == 1 else f"one of the ranks {names} was lost"
+        tell_rank_end(paths, silent[0], ErrorInfo("ProcessExit", message), lost=True)
 
 
 def own_cluster() -> str | None:

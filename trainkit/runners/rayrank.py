@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
@@ -41,6 +42,8 @@ def train_as_rank(config: Mapping[str, str]) -> None:
         tell_rank_end(paths, rank, ErrorInfo("RunnerError", told), lost=False)
         raise RankEndError(told)
     send_output_to(paths.rank_output(rank) if rank else paths.output)
+    # Ray Train's report of a rank that raised would go into the job's log.
+    logging.getLogger("ray.train").setLevel(logging.CRITICAL)
     node = f"{socket.gethostname()}/{ray.get_runtime_context().get_node_id()[:6]}"
     run_job(store, config["job_id"], Group(_boards.pop(), node=node, local_rank=context.get_local_rank()))
 

@@ -32,7 +32,7 @@ from trainkit.files.store import Store
 from trainkit.files.units import duration
 from trainkit.files.whole import write_atomically
 from trainkit.ranks.deadlock import DeadlockWatch
-from trainkit.ranks.ends import RankEndError, tell_rank_end
+from trainkit.ranks.ends import LOST_ANOTHER, RankEndError, tell_rank_end
 from trainkit.ranks.group import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
 from trainkit.resuming.checkpoints import save, take_up
 from trainkit.resuming.randomness import random_numbers
@@ -88,7 +88,7 @@ def work(
         own_process: whether this process is the task's alone, so that it ends at once when the job is killed.
 
     Raises:
-        RankEndError: a rank of several did not come to its end.
+        RankEndError: a rank of several did not come to its end, so that the others are to be ended.
     """
     paths = recorder.store.paths(recorder.record.job_id)
     try:
@@ -97,7 +97,7 @@ def work(
     except (CheckpointError, RecordError) as error:
         outcome.error = error
         outcome.settled.set()
-        recorder.close(failed(error, doing="it could not be resumed"))
+        _fail(recorder, error, ranks, doing="it could not be resumed")
         return
     # Other ranks may already tell of this attempt; what it goes on from is in those before it.
     history = history_of(paths.events, plan, before_attempt=recorder.record.attempt)
@@ -160,6 +160,8 @@ def work(
     keep_outcome(outcome)
     limit.note()
     recorder.close(ending)
+    if outcome.error is not None and ranks.world_size > 1:
+        raise RankEndError("rank 0 has failed; nobody is to wait for it")
 
 
 def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, ranks: Ranks) -> Ending:
@@ -224,11 +226,24 @@ def _leave_model(run: Run, recorder: Recorder, returned: Any, *, stopped: bool) 
         return False
 
 
+def _fail(recorder: Recorder, error: Exception, ranks: Ranks, *, doing: str) -> None:
+    """Tell that nothing could be run; of several ranks the others may be able to, and would wait for this one.
+
+    Raises:
+        RankEndError: it is one of several.
+    """
+    if ranks.rank > 0:
+        raise _rank_end(recorder.store.paths(recorder.record.job_id), ranks.rank, error) from error
+    recorder.close(failed(error, doing=doing))
+    if ranks.world_size > 1:
+        raise RankEndError("rank 0 has failed; nobody is to wait for it") from error
+
+
 def _rank_end(paths: JobPaths, rank: int, error: BaseException) -> RankEndError:
     """Write down what one of several ranks knows of its end, for who started them."""
     told, lost = error_info(error, hide=__file__), is_loss_of_a_peer(error)
     if lost:
-        told = ErrorInfo("LostRank", f"rank {rank} lost another one", told.traceback)
+        told = ErrorInfo(LOST_ANOTHER, f"rank {rank} lost another one", told.traceback)
     tell_rank_end(paths, rank, told, lost=lost)
     return RankEndError(told.message)
 
@@ -333,7 +348,7 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
     try:
         task = load_task(paths.task.read_bytes())
     except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
-        recorder.close(failed(error, doing="the job could not be loaded"))
+        _fail(recorder, error, ranks, doing="the job could not be loaded")
         return
     try:
         work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks, own_process=True)
