@@ -38,6 +38,7 @@ def measure(plan: Plan) -> Iterator[Figure]:
     yield from _reading(plan)
     for size in ("small", "large"):
         yield from _stepping(plan, size)
+    yield from _beside_others(plan)
     for size in TABLES:
         yield from _training(plan, size)
 
@@ -251,7 +252,7 @@ def _loss(outputs: Any, targets: Any) -> Any:
     return torch.nn.functional.cross_entropy(outputs.flatten(0, 1), targets.expand(len(outputs), -1).flatten())
 
 
-def step_times(size: str, turns: int, loops: list[str]) -> dict[str, float]:
+def step_times(size: str, turns: int, loops: list[str], steps: int | None = None) -> dict[str, float]:
     """Steps a second on one batch, on batches that are fed, of the usual loop, or of the products; medians."""
     import torch
 
@@ -330,7 +331,7 @@ def step_times(size: str, turns: int, loops: list[str]) -> dict[str, float]:
                 for (_, weight), result in zip(layers[1:], results[1:], strict=True):
                     torch.mm(result, weight.t())
 
-    count = 2 * len(batches) if len(batches) > 20 else 20 * len(batches)
+    count = steps or len(batches) * (2 if len(batches) > 20 else 20)
     every = {"one batch": one_batch, "fed": fed, "usual": usual_loop, "products": products}
     seconds: dict[str, list[float]] = {}
     for turn in range(turns + 1):
@@ -340,6 +341,41 @@ def step_times(size: str, turns: int, loops: list[str]) -> dict[str, float]:
             if turn:
                 seconds.setdefault(name, []).append(time.perf_counter() - began)
     return {name: count / statistics.median(times) for name, times in seconds.items()} | {"difference": difference}
+
+
+def _beside_others(plan: Plan) -> Iterator[Figure]:
+    """A step that is computed in two threads, while something else computes too."""
+
+    def one(*, briefly: bool, busy: int) -> Callable[[], float]:
+        return lambda: apart(steps_beside, briefly=briefly, busy=busy, turns=1 if plan.quick else 3)
+
+    for busy in (0, 1):
+        ours, usual = in_turn(plan.repeats, one(briefly=True, busy=busy), one(briefly=False, busy=busy))
+        yield Figure(
+            f"the step, {TABLES['large'][0]:,} rows, in a job's process; {busy} others compute", "steps/s",
+            median(ours), plan.repeats, floor=("threads wait as OpenMP's do by itself", median(usual)),
+            ratio=median([mine / theirs for mine, theirs in zip(ours, usual, strict=True)]), of="× as many",
+        )  # fmt: skip
+
+
+def steps_beside(briefly: bool, busy: int, turns: int) -> float:
+    """Steps a second, while so many other processes compute."""
+    import os
+    import subprocess
+
+    from trainkit.runners.openmp import CHOICES, wait_briefly
+
+    for name in CHOICES:
+        os.environ.pop(name, None)
+    if briefly:
+        wait_briefly(os.environ)
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(busy)]
+    try:
+        return step_times(size="large", turns=turns, loops=["one batch"], steps=20)["one batch"]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 # --- a whole training --------------------------------------------------------------------------------

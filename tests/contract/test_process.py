@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 import trainkit as tk
 from trainkit.files.owners import is_running
 from trainkit.files.record import Status
+from trainkit.runners import openmp
 
 Eventually = Callable[..., None]
 
@@ -171,3 +173,33 @@ def test_a_job_of_a_machine_that_is_gone_goes_on_when_a_person_says_so(root: Pat
     job.resume(lost=True)
     assert job.result(timeout=60) == 2000
     assert job.record.attempt == 2
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("runner", ["thread", "process"])
+@pytest.mark.parametrize(
+    ("chosen", "spins"),
+    [({}, "500"), ({"GOMP_SPINCOUNT": "77"}, "77"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "30000000000")],
+    ids=["nothing", "spins", "policy"],
+)
+def test_threads_of_a_step_wait_for_each_other_briefly(
+    root: Path, runner: str, chosen: dict[str, str], spins: str
+) -> None:
+    """As torch's OpenMP itself says, which reads it when torch is imported; what the user chose stays."""
+    script = f"""
+        import trainkit as tk
+        def fit(run):
+            import torch
+        job = tk.submit(fit, runner={runner!r}, job_id="brief")
+        job.result()
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in openmp.CHOICES}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**environment, **chosen, "OMP_DISPLAY_ENV": "VERBOSE"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = done.stderr + tk.attach("brief").paths.output.read_text()
+    assert re.findall(r"GOMP_SPINCOUNT = '(\w+)'", said) == [spins]

@@ -27,6 +27,7 @@ from trainkit.files.store import Handle, Store
 from trainkit.files.whole import write_atomically
 from trainkit.runners import spare
 from trainkit.runners.handover import Errand, send
+from trainkit.runners.openmp import wait_briefly
 from trainkit.runners.slots import Ticket, job_limit
 from trainkit.runners.spare import Supervisor
 from trainkit.runners.task import Task, dump_task
@@ -150,6 +151,7 @@ def kill_descendants(pid: int) -> None:
 def _environment() -> dict[str, str]:
     """The environment of this process, less what only makes sense inside a notebook's kernel."""
     environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    wait_briefly(environment)
     if "inline" in environment.get("MPLBACKEND", ""):
         environment["MPLBACKEND"] = "agg"
     return environment

@@ -24,6 +24,7 @@ from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
 from trainkit.files.whole import write_atomically
 from trainkit.runners.kernel import keep_alive
+from trainkit.runners.openmp import wait_briefly
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, dump_task, load_task
@@ -61,6 +62,8 @@ def submit(
         task = load_task(store.paths(record.job_id).task.read_bytes(), own_process=False)
     handle.processes = [this_process()]
     store.write_handle(record.job_id, handle)
+    if "torch" not in sys.modules:
+        wait_briefly(os.environ)
     outcome = Outcome()
     _outcomes[_key(store, record)] = outcome
     # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
