@@ -125,6 +125,33 @@ def test_a_rank_that_returns_early_fails_the_job_and_says_why(root: Path) -> Non
     assert "every rank has to make the same steps" in job.record.message
 
 
+@pytest.mark.long
+def test_a_rank_that_cannot_begin_ends_the_job(root: Path) -> None:
+    """A module that one machine lacks: the other rank does not wait for it."""
+
+    def load() -> int:
+        import os
+
+        if os.environ.get("RANK") == "1":
+            raise ModuleNotFoundError("No module named 'theirs'")
+        return 1
+
+    class Theirs:
+        def __reduce__(self) -> Any:
+            return load, ()
+
+    theirs = Theirs()
+
+    def uses(run: Any) -> None:
+        import torch
+
+        run.sum_over_ranks(torch.ones(1) * theirs)
+
+    job = tk.submit(uses, ranks=2)
+    assert job.wait(300) is Status.FAILED
+    assert job.record.message == "ModuleNotFoundError: No module named 'theirs' (rank 1)"
+
+
 def test_what_cannot_be_is_refused_before_anything_is_made(root: Path) -> None:
     """Ranks of a thread, a share of a rank, more GPUs than there are."""
     for options, told in [
