@@ -2,9 +2,9 @@
 
 Only rank 0 hears what people ask, and the training code may end early on one rank alone.  So wishes wait until
 the ranks meet, between two steps, and are handed out there to all.  Meeting takes 0.2 ms, and costs more: the
-quicker ranks wait for the slowest once more in a step than for its gradients (2 ms of a step of 29 ms, of two ranks
-on two cores).  So where steps are shorter than :data:`EVERY_S` the ranks meet every few steps only, as many as
-rank 0 says.
+quicker ranks wait for the slowest once more in a step than for its gradients (2 ms of a step of 29 ms, of two
+ranks on two cores).  So where steps are shorter than :data:`EVERY_S` the ranks meet every few steps only, as many
+as rank 0 says.
 """
 
 from __future__ import annotations
