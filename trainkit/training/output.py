@@ -11,6 +11,7 @@ import contextvars
 import os
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -18,6 +19,9 @@ from typing import Any, TextIO, cast
 _target: contextvars.ContextVar[TextIO | None] = contextvars.ContextVar("trainkit_output", default=None)
 _guard = threading.Lock()
 _captures = 0
+
+#: How many streams may have had a proxy before the first of them is let go.
+KEPT = 64
 
 
 class _ByThread:
@@ -34,6 +38,11 @@ class _ByThread:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(_target.get() or self.usual, name)
+
+
+#: Up to Python 3.13 ``print`` holds no reference to the stream that it writes to: one that is freed when the last
+#: job ends, in the middle of a notebook's ``print``, ends the kernel (https://github.com/python/cpython/issues/130163).
+_proxies: deque[_ByThread] = deque(maxlen=KEPT)
 
 
 @contextlib.contextmanager
@@ -64,9 +73,17 @@ def _install() -> None:
     with _guard:
         _captures += 1
         if not isinstance(sys.stdout, _ByThread):
-            sys.stdout = cast("TextIO", _ByThread(sys.stdout))
+            sys.stdout = _proxy(sys.stdout)
         if not isinstance(sys.stderr, _ByThread):
-            sys.stderr = cast("TextIO", _ByThread(sys.stderr))
+            sys.stderr = _proxy(sys.stderr)
+
+
+def _proxy(usual: TextIO) -> TextIO:
+    proxy = next((each for each in _proxies if each.usual is usual), None)
+    if proxy is None:
+        proxy = _ByThread(usual)
+        _proxies.append(proxy)
+    return cast("TextIO", proxy)
 
 
 def _remove() -> None:
