@@ -108,6 +108,8 @@ def test_bad_calls_leave_nothing(root: Path) -> None:
 
     with pytest.raises(OptionError, match="missing a required argument: 'x'"):
         tk.submit(needs)
+    with pytest.raises(OptionError, match=r"takes no argument; its first one is to take the run: def "):
+        tk.submit(lambda: None)
     assert list(root.iterdir()) == []
     tk.submit(logs_once, job_id="taken").wait(10)
     with pytest.raises(JobExistsError, match="'taken'"):

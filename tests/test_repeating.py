@@ -105,6 +105,19 @@ def test_an_early_end_is_repeated(root: Path, action: str, state: Status) -> Non
     assert again.record.message == "ended where the job that it repeats was ended on request"
 
 
+def test_a_job_that_completed_goes_on_with_more_epochs(root: Path) -> None:
+    """However short it was: a branch from its end makes the epochs that a longer job makes, to the bit."""
+    job = tk.submit(fit, steer={}, epochs=2)
+    job.result()
+    assert [each.step for each in job.checkpoints()] == [job.record.step]
+    more = job.branch(epochs=4)
+    more.result()
+    longer = tk.submit(fit, steer={}, epochs=4)
+    longer.result()
+    assert (more.record.step, more.metrics().index.min()) == (longer.record.step, job.record.step + 1)
+    assert weights(more) == weights(longer)
+
+
 def test_an_end_that_nobody_wished_for_is_not_repeated(root: Path) -> None:
     """By patience or a time limit, it ends there again and says so; that an interpreter ended is passed over."""
     told = {"time_limit": "by its time limit", "early_stopping": "by early stopping"}

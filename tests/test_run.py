@@ -552,3 +552,16 @@ def test_what_workers_cannot_repeat_is_told() -> None:
     (doubt,) = doubts_of_loader(torch.utils.data.DataLoader(dataset, num_workers=2), [draws])
     assert "(draws), a copy of which each worker draws from" in doubt
     assert doubts_of_loader(torch.utils.data.DataLoader(dataset), [draws]) == []
+
+
+def test_a_gpu_that_is_not_here_is_said_in_a_sentence(root: Path) -> None:
+    """For a table and for a loop of one's own; other kinds of devices are torch's to judge."""
+
+    def fit(run: Any, device: str) -> str:
+        return str(run.device)
+
+    for job in (tk.submit(fit, device="cuda:99"), tk.train(device="cuda:99")):
+        assert isinstance(error := job.exception(60), OptionError)
+        assert "device='cuda:99': torch" in str(error)
+        assert "of cuda here" in str(error)
+    assert tk.submit(fit, device="meta").result(60) == "meta"

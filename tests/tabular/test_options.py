@@ -53,6 +53,8 @@ def test_an_unknown_option_is_refused_with_the_nearest_name() -> None:
         OptionError, match=r"unknown option 'batchsize'; did you mean 'batch_size'\?.*val_fraction"
     ):
         check_options({"batchsize": 3})
+    with pytest.raises(OptionError, match=r"unknown option 'learning_rate'; did you mean 'lr'\?"):
+        check_options({"learning_rate": 3})
 
 
 def test_text_from_a_command_line_is_read_only_where_asked() -> None:

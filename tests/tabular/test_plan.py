@@ -10,6 +10,7 @@ import pytest
 
 import trainkit as tk
 from trainkit.errors import TableError
+from trainkit.files.record import Status
 from trainkit.tabular.options import TrainOptions
 from trainkit.tabular.plan import check_table
 from trainkit.tabular.read import open_table, read_table
@@ -155,3 +156,30 @@ def test_warnings_name_the_line_also_of_a_table_that_was_read_before(tmp_path: P
         job.result(timeout=60)
         warned = " ".join(event["message"] for event in job.events() if event["event"] == "warning")
         assert "line 32" in warned, warned
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ("n/a", r"'n/a' in line 42 is not a number.*pass missing=\('n/a',\)"),
+        ("1,5", r"are '0,000' and the others numbers\? Write a point, not a comma"),
+    ],
+)
+def test_a_target_that_was_to_be_numbers_says_what_spoils_it(tmp_path: Path, cell: str, words: str) -> None:
+    """One stray word, or decimal commas: not an id or free text, which nobody could act upon."""
+    file = tmp_path / "t.csv"
+    rows = [f"{i};{i / 7:.3f}" for i in range(40)] + [f"40;{cell}"]
+    text = "\n".join(["x;t", *rows]) + "\n"
+    file.write_text(text.replace(".", ",") if cell == "1,5" else text)
+    frame = read_table(file, delimiter=";")
+    with pytest.raises(TableError, match=words):
+        check_table(frame, TrainOptions(target="t"), path=file)
+
+
+def test_tables_are_taken_as_they_are_named(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path below the home folder, a column with a number for a name; what is no table learns how to be one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.csv").write_text("0,1\n" + "".join(f"{i},{i % 3}\n" for i in range(30)))
+    assert tk.train("~/t.csv", target=1, epochs=1).wait(60) is Status.COMPLETED
+    with pytest.raises(TableError, match=r"got ndarray: pandas\.DataFrame\(\.\.\.\) makes one"):
+        tk.train(np.zeros((30, 2)))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,7 +115,7 @@ def submit(
 def train(
     data: pd.DataFrame | str | Path | None = None,
     *,
-    target: str | None = None,
+    target: str | int | None = None,
     runner: str | None = None,
     ranks: int = 1,
     gpus_per_rank: int = 0,
@@ -135,7 +136,8 @@ def train(
     Args:
         data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), a DataFrame, or nothing for a
             synthetic table.
-        target: the column to predict; without it a column named y, target or label.
+        target: the column to predict; without it a column named y, target or label.  A number where a
+            DataFrame's columns have numbers for names.
         runner: ``"thread"``, ``"process"`` or ``"ray"``; without it the first that can do what is asked for.
         ranks: how many processes train together, each on its share of every batch.
         gpus_per_rank: how many GPUs each of them needs.
@@ -147,8 +149,11 @@ def train(
         root: where the files go; without it ``TRAINKIT_ROOT`` or the current folder.
         max_time: for how long the job may run, as for :func:`submit`.
         on_done: called with the job when it has ended, as for :func:`submit`.
-        **options: see :class:`~trainkit.tabular.options.TrainOptions`; what is left out is chosen from the
-            data, and shown in the record.
+        **options: ``epochs``, ``batch_size``, ``lr``, ``hidden`` (a width, or one for each layer), ``dropout``,
+            ``task`` (``"regression"`` or ``"classification"``), ``val_fraction``, ``patience`` (in epochs),
+            ``seed``, ``device``, ``log_every`` (in steps), and of a file ``delimiter`` and ``missing`` (words, as
+            ``("NA", "?")``); ``trainkit train --help`` says what each takes.  What is left out is chosen from
+            the data, and shown in the record.
 
     Raises:
         TableError: the table cannot be read or learnt from; the message names the place.
@@ -160,9 +165,11 @@ def train(
 
     resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
     runner = runner or suitable_runner(resources)
+    if isinstance(target, int):
+        target = str(target)
     checked = check_options({"target": target, **options})
     told = {key: value for key, value in {"target": target, **options}.items() if value is not None}
-    path = Path(data).absolute() if isinstance(data, (str, Path)) else None
+    path = Path(os.path.expanduser(data)).absolute() if isinstance(data, (str, Path)) else None
     shown: dict[str, Any] = {"data": _shown(data), **told}
     message = ""
     if name is None:
@@ -313,6 +320,8 @@ def bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, 
         signature = inspect.signature(function)
     except ValueError:
         return dict(params)  # a built-in that does not tell
+    if not signature.parameters:
+        raise OptionError(f"{name}() takes no argument; its first one is to take the run: def {name}(run, ...)")
     taken = list(signature.parameters)[1:]
     open_ended = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     for unknown in [] if open_ended else [each for each in params if each not in taken]:

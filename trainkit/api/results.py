@@ -24,7 +24,7 @@ def error_of(store: Store, record: Record) -> BaseException | None:
             error.__cause__ = JobFailedError(f"in job {record.name!r}:\n\n{record.error.traceback}")
         return error
     if record.status is Status.INTERRUPTED:
-        return JobInterruptedError(f"job {record.name!r} was interrupted: {told}")
+        return JobInterruptedError(f"job {record.name!r} was interrupted" + (f": {told}" if told else ""))
     if record.status is Status.STOPPED and not _outcome(store, record)[2]:
         return JobStoppedError(
             f"job {record.name!r} was stopped before it returned; job.model() is what it had, if it tracked one"

@@ -47,8 +47,9 @@ class Snapshot:
             return self.model.predict(x)
         if isinstance(self.model, dict):
             raise TrainkitError(
-                "this process has the weights of that model, but not its class: make the model, give it "
-                "job.model() by load_state_dict, and call it"
+                "this process has the weights of that model, but not its class: call job.result() where the "
+                "function returned its model; else make the model, give it job.model() by load_state_dict, and "
+                "call it"
             )
         import torch
 

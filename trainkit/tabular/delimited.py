@@ -29,7 +29,7 @@ CHUNK = 1 << 20
 BLOCK_BYTES = 1 << 22
 BOM = b"\xef\xbb\xbf"  # the mark of UTF-8 at the beginning of a file
 NEWLINE = re.compile(rb"\r\n|\r|\n")
-STRAY_QUOTE = 'a quote inside an unquoted field; write the field as "5"" pipe", or pass quoting=False'
+STRAY_QUOTE = 'a quote inside an unquoted field; write "5"" pipe", or train on tk.read_table(..., quoting=False)'
 AFTER_QUOTE = 'text after a closing quote; expected the delimiter or the end of the line, or "" for a quote'
 UNCLOSED_QUOTE = 'a quote that is never closed; expected " at the end of the field'
 
@@ -300,7 +300,9 @@ class _Delimited:
         first: dict[str, int] = {}
         for position, name in enumerate(self.names, start=1):
             if not name.strip():
-                raise self.error(f"column {position} has no name; give it one", 1, position)
+                # What pandas writes, unless told otherwise.
+                hint = ", or write the file by to_csv(..., index=False)" if position == 1 else ""
+                raise self.error(f"column {position} has no name; give it one{hint}", 1, position)
             if name in first:
                 places = f"as column {first[name]} and {position}"
                 raise self.error(f"this name is there twice, {places}; rename one", 1, name)

@@ -22,6 +22,19 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 Part = Annotated[float, Meta(gt=0, lt=1)]
 Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Delimiter = Annotated[str, Meta(min_length=1, max_length=1)]
+#: What other libraries call them.
+OTHER_NAMES = {
+    "hidden_layer_sizes": "hidden",
+    "layers": "hidden",
+    "learning_rate": "lr",
+    "max_epochs": "epochs",
+    "na_values": "missing",
+    "num_epochs": "epochs",
+    "random_state": "seed",
+    "sep": "delimiter",
+    "test_size": "val_fraction",
+    "validation_split": "val_fraction",
+}
 Device = Annotated[str, Meta(pattern=r"^(cpu|mps|cuda(:[0-9]{1,3})?)$")]
 
 
@@ -134,6 +147,6 @@ def _kind(schema: dict[str, Any]) -> str:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = [OTHER_NAMES[name]] if name in OTHER_NAMES else difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"unknown option {name!r}{hint} Options: {', '.join(known)}"

@@ -33,6 +33,7 @@ MIN_ROWS = 10
 MAX_CLASSES = 1000
 FEW_VALUES = 20  # whole numbers with more different values than this are amounts, not classes
 STRAY_WORDS = 5
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 TIMELIKE = re.compile(r"(?i)^(t|x|time|step|year|month|day|hour|age|epoch|date|n)$")
 
 
@@ -94,10 +95,10 @@ def check_table(
         raise TableError(f"{where} has {rows} rows with a {target!r}; expected at least {MIN_ROWS}", column=target)
     task = _task(column, options.task, where, path)
     classes = classes_of(column) if task == "classification" else []
-    _check_target(column, task, classes, where, warnings)
+    _check_target(column, task, classes, where, path, warnings)
     features = _features(frame[present], target, path, warnings)
     if not features:
-        raise TableError(f"{where} has no column to learn from besides {target!r}: " + "; ".join(warnings))
+        raise TableError("; ".join([f"{where} has no column to learn from besides {target!r}", *warnings]))
     summary = (
         f"{task} of {target}"
         + (f" ({len(classes)} classes)" if classes else "")
@@ -201,7 +202,9 @@ def _first_not_number(words: pd.Series) -> tuple[int, str]:
     return row, str(words.iloc[row])
 
 
-def _check_target(column: pd.Series, task: Task, classes: list[Any], where: str, warnings: list[str]) -> None:
+def _check_target(
+    column: pd.Series, task: Task, classes: list[Any], where: str, path: str | Path | None, warnings: list[str]
+) -> None:
     name = str(column.name)
     if task == "regression":
         values = as_numbers(column[column.notna()])
@@ -216,10 +219,17 @@ def _check_target(column: pd.Series, task: Task, classes: list[Any], where: str,
         )
     rows = int(column.notna().sum())
     if len(classes) > MAX_CLASSES or len(classes) > rows // 2:
-        hint = "; pass task='regression'" if kind_of(column) == "number" else ""
+        hint = ": is it an id or free text?" + ("; pass task='regression'" if kind_of(column) == "number" else "")
+        if kind_of(column) == "text":
+            stray: list[str] = []
+            _warn_of_stray_words(column, path, stray)
+            if stray:
+                hint = f": {stray[0]}"
+            elif as_words(column).dropna().astype("str").str.fullmatch(DECIMAL_COMMA).mean() > 0.5:
+                hint = f": are {classes[0]!r} and the others numbers? Write a point, not a comma, before decimals"
         raise TableError(
             f"target {name!r} in {where} has {len(classes)} classes in {rows} rows, "
-            f"at most {min(MAX_CLASSES, rows // 2)} can be learnt: is it an id or free text?{hint}",
+            f"at most {min(MAX_CLASSES, rows // 2)} can be learnt{hint}",
             column=name,
         )
     counts = as_words(column).value_counts()

@@ -42,6 +42,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".pq": "parquet",
 }
+OTHERWISE = ". pandas reads many others: train on the DataFrame"
 LIMIT_BYTES = 4 * 2**30
 SMALL_BYTES = 256 * 2**20
 PART_BYTES = 2**16
@@ -83,7 +84,7 @@ def read_table(
     >>> read_table(file).values.tolist()
     [['007', 'NA', 1], ['008', 'b', <NA>]]
     """
-    file = Path(path)
+    file = Path(os.path.expanduser(path))
     words = (missing,) if isinstance(missing, str) else tuple(missing)
     suffixes = [suffix.lower() for suffix in file.suffixes]
     gzipped = suffixes[-1:] == [".gz"]
@@ -91,7 +92,7 @@ def read_table(
     kind = FORMATS.get(name[0]) if name else None
     raw = _read_bytes(file, gzipped, max_bytes)
     if kind is None:
-        hint = "; a JSON array? Write one object per line, as .jsonl" if name == [".json"] else ""
+        hint = "; a JSON array? Write one object per line, as .jsonl" if name == [".json"] else OTHERWISE
         raise TableError(
             f"{file}: unknown kind of table {''.join(name) or 'without a suffix'!s}; "
             f"expected {', '.join(FORMATS)}, also with .gz{hint}",
@@ -162,7 +163,10 @@ def open_table(data: pd.DataFrame | str | Path | None, options: TrainOptions) ->
     if isinstance(data, pd.DataFrame):
         source = data.attrs.get(SOURCE)
         return data, Path(source) if source else None
-    raise TableError(f"expected a DataFrame, the path of a table, or nothing; got {type(data).__name__}")
+    made = "table.to_pandas()" if hasattr(data, "to_pandas") else "pandas.DataFrame(...)"
+    raise TableError(
+        f"expected a DataFrame, the path of a table, or nothing; got {type(data).__name__}: {made} makes one of it"
+    )
 
 
 def line_of_row(path: str | os.PathLike[str], row: int) -> int | None:
@@ -260,7 +264,12 @@ def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
     plain = re.sub("[-_]", "", encoding.lower())
     if bytes(data[:2]) in (b"\xff\xfe", b"\xfe\xff") and plain in ("utf8", "utf8sig"):
         wide = "utf-32" if bytes(data[2:4]) == b"\0\0" else "utf-16"
-        raise TableError(f"{file} looks like {wide.upper()}; pass encoding={wide!r}", path=file, line=1)
+        raise TableError(
+            f"{file} looks like {wide.upper()}; "
+            f"save it as UTF-8, or train on tk.read_table(..., encoding={wide!r})",
+            path=file,
+            line=1,
+        )
     try:
         if plain in ("utf8", "utf8sig"):
             if octets.max() >= 0x80:
@@ -272,7 +281,7 @@ def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
         line = _line_after(str(data[: error.start], encoding, "ignore"))
         raise TableError(
             f"{file}, line {line}: byte 0x{data[error.start]:02x} is not {encoding}; "
-            "save the file as UTF-8 or pass encoding=, such as 'latin-1' or 'cp1252'",
+            "save the file as UTF-8, or train on tk.read_table(..., encoding='cp1252'), or 'latin-1'",
             path=file,
             line=line,
         ) from None
@@ -291,7 +300,7 @@ def _as_utf8(data: memoryview, file: Path, encoding: str) -> memoryview:
         line = len(NEWLINE.findall(data[: int(np.argmin(octets))])) + 1
         raise TableError(
             f"{file}, line {line}: a zero byte, so this is no text table; "
-            "a Parquet file by another name, or UTF-16 (encoding='utf-16')?",
+            "a Parquet file by another name, or UTF-16 (tk.read_table(..., encoding='utf-16'))?",
             path=file,
             line=line,
         )

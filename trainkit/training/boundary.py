@@ -222,14 +222,21 @@ class Boundary:
         if (model := exported(self.tracked.get("model"))) is not None:
             save(self._paths.model, model)
 
+    def save_at_the_end(self) -> None:
+        """Have a checkpoint behind the last epoch, to branch off with more of them, where that costs little."""
+        if self.tracked and self._is_cheap():
+            self.save()
+
+    def _is_cheap(self) -> bool:
+        # Several ranks would have to agree on it.
+        return self._ranks.world_size == 1 and self.cadence.is_affordable(self._recorder.clock())
+
     def _save_before_a_change(self) -> None:
         """Have a checkpoint to branch off from without the change, where that costs little."""
         place = self._place
         if not self.tracked or not place.looping or place.within_an_epoch_of_logs:
             return
-        # Several ranks would have to agree on what is cheap.
-        cheap = self._ranks.world_size == 1 and self.cadence.is_affordable(self._recorder.clock())
-        if cheap and self._saved_at != place.position:
+        if self._is_cheap() and self._saved_at != place.position:
             self.save(reason="change")
         elif self._ranks.rank == 0:
             with contextlib.suppress(OSError):  # on a full disk the change is what matters

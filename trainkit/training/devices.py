@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from trainkit.errors import OptionError
+
 
 def best_device() -> str:
     """Return ``cuda``, ``mps`` or ``cpu``: the first that is here."""
@@ -13,6 +15,22 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Refuse a GPU that is not here; of other kinds of devices torch tells.
+
+    Raises:
+        OptionError: torch does not see it.
+    """
+    import torch
+
+    kind, _, index = device.partition(":")
+    if kind not in ("cuda", "mps"):
+        return
+    count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+    if (not index.isdigit() and device != kind) or int(index or 0) >= count:
+        raise OptionError(f"device={device!r}: torch {torch.__version__} sees {count} of {kind} here, cpu besides")
 
 
 def move(things: Iterable[Any], device: str) -> None:

@@ -24,7 +24,7 @@ from trainkit.resuming.states import has_state
 from trainkit.resuming.steering import History, Plan
 from trainkit.training.boundary import Boundary, StopRun
 from trainkit.training.control import Control
-from trainkit.training.devices import best_device
+from trainkit.training.devices import best_device, check_device
 from trainkit.training.extent import Extent
 from trainkit.training.params import Params
 from trainkit.training.sharding import shard
@@ -157,6 +157,8 @@ class Run:
         self._extent.begin_loop()
         if self.control.checkpoint_wanted:
             self.save_now()
+        else:
+            self._boundary.save_at_the_end()
         self._place.looping = False
 
     def batches(self, loader: Iterable[Batch], *, phase: str = "training") -> Iterator[Batch]:
@@ -300,12 +302,18 @@ class Run:
 
     @property
     def device(self) -> str:
-        """Where to train: the parameter ``device`` if given, else the first there is of cuda, mps, cpu."""
+        """Where to train: the parameter ``device`` if given, else the first there is of cuda, mps, cpu.
+
+        Raises:
+            OptionError: that is a GPU which is not here.
+        """
         if self._boundary.device is None:
             chosen = self.params.get("device")
             if chosen in (None, "", "cuda"):
                 chosen = self._ranks.device or chosen
-            self._boundary.device = self.control.agreement.device = str(chosen or best_device())
+            device = str(chosen or best_device())
+            check_device(device)
+            self._boundary.device = self.control.agreement.device = device
             self._recorder.note(device=self._boundary.device)
         return self._boundary.device
 
