@@ -1,4 +1,4 @@
-"""``stop``, ``finish``, ``pause``, ``resume``, ``kill`` and ``set`` of a job that runs elsewhere."""
+"""``stop``, ``finish``, ``pause``, ``resume``, ``kill``, ``set`` and ``delete`` of a job that runs elsewhere."""
 
 from __future__ import annotations
 
@@ -129,3 +129,20 @@ def test_a_job_without_a_checkpoint_cannot_go_on_and_the_message_says_why(traink
     result = trainkit("resume")
     assert result.exit_code == 2
     assert "it has no checkpoint" in result.stderr
+
+
+def test_delete_removes_the_job_that_is_named_once_it_has_ended(trainkit: Cli, job: tk.Job) -> None:
+    """All of its files; one that runs stays, and so does the newest where none is named."""
+    refused = trainkit("delete", job.id)
+    assert refused.exit_code == 2
+    assert "is RUNNING; stop it first, then delete it" in refused.stderr
+    over = [tk.submit(lambda run: None, name=name, root=job.store) for name in ("a", "b")]
+    for each in over:
+        each.wait(20)
+    assert trainkit("delete").exit_code == 2
+    assert {each.id for each in tk.jobs(root=job.store)} == {job.id, *(each.id for each in over)}
+    result = trainkit("delete", "a")
+    assert (result.exit_code, result.stdout) == (0, f"a: deleted {over[0].id}\n")
+    told = json.loads(trainkit("delete", over[1].id, "--json").stdout)
+    assert told == {"ok": True, "job_id": over[1].id, "message": "deleted"}
+    assert [each.id for each in tk.jobs(root=job.store)] == [job.id]

@@ -18,6 +18,7 @@ WORDS: list[click.Command] = [
     driving.resume,
     driving.kill,
     driving.set_,
+    driving.delete,
     repeating.checkpoints,
     repeating.replay,
     repeating.branch,

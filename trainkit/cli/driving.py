@@ -1,4 +1,4 @@
-"""The words that ask something of a job: stop, finish, pause, resume, kill, set."""
+"""The words that ask something of a job, or take it away: stop, finish, pause, resume, kill, set, delete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainkit.cli.exits import Exit, echo_json
-from trainkit.cli.group import answers, job_id_argument
+from trainkit.cli.group import answers, complete_id, job_id_argument
 
 if TYPE_CHECKING:
     from trainkit.api.job import Job
@@ -124,3 +124,23 @@ def set_(words: tuple[str, ...], root: str | None, as_json: bool) -> int:
     values = parse_values(rest)
     told = f"{', '.join(f'{name} {value}' for name, value in values.items())} from its next step on"
     return _drive(job_id, root, as_json, "set", lambda job: job.set(**values), needs_running=True, told=told)
+
+
+@click.command()
+@click.argument("job_id", metavar="ID", shell_complete=complete_id)
+@answers
+def delete(job_id: str, root: str | None, as_json: bool) -> int:
+    """Remove all files of a job that has ended, its model too.
+
+    Which one has to be said: without an ID nothing is removed.
+    """
+    from trainkit.api.listing import attach
+
+    job = attach(job_id, root=root)
+    name = job.name
+    job.delete()
+    if as_json:
+        echo_json({"ok": True, "job_id": job.id, "message": "deleted"})
+    else:
+        click.echo(f"{name}: deleted {job.id}")
+    return Exit.OK
