@@ -225,6 +225,13 @@ def test_an_unknown_phase_is_refused_with_the_phases(root: Path) -> None:
     with pytest.raises(OptionError, match="'thinking' is not a phase; phases: starting, loading"):
         tk.submit(fit).result()
 
+    def looks(run: Any) -> None:
+        for _ in run.batches(range(3), phase="eval"):
+            pass
+
+    with pytest.raises(OptionError, match="'eval' is not a phase; phases: starting, loading"):
+        tk.submit(looks).result(20)
+
 
 def test_params_are_live_and_shown(root: Path) -> None:
     """Parameters read like a mapping or an attribute; unknown ones are named."""
@@ -496,7 +503,8 @@ def test_another_process_is_answered_from_the_newest_checkpoint(root: Path, even
     job = tk.submit(trainer(), runner="process", epochs=10**6)
     eventually(lambda: job.record.step > 5, within_s=60)
     job.checkpoint()
-    eventually(lambda: job.record.checkpoint is not None)
+    # The model file follows the checkpoint, which may be told a moment before.
+    eventually(lambda: job.record.checkpoint is not None and job.paths.model.exists())
     snapshot = job.snapshot()
     assert (snapshot.source, snapshot.step) == ("file", job.record.checkpoint.step)
     assert sorted(snapshot.model) == ["bias", "weight"]

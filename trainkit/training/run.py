@@ -172,8 +172,9 @@ class Run:
 
         Raises:
             StopRun: the job was asked to stop; let it pass.
+            OptionError: no such phase.
         """
-        if Phase(phase) is not Phase.TRAINING:
+        if _phase(phase) is not Phase.TRAINING:
             yield from self._looked_at(loader, phase)
             return
         for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
@@ -270,11 +271,7 @@ class Run:
         Args:
             name: one of loading, training, validating, checkpointing, finalizing.
         """
-        try:
-            phase = Phase(name)
-        except ValueError:
-            raise OptionError(f"{name!r} is not a phase; phases: {', '.join(Phase)}") from None
-        with self._recorder.phase(phase):
+        with self._recorder.phase(_phase(name)):
             yield
 
     def message(self, text: str) -> None:
@@ -469,3 +466,10 @@ class Run:
             self._recorder.note(ranks=self.control.agreement.members)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
+
+
+def _phase(name: str) -> Phase:
+    try:
+        return Phase(name)
+    except ValueError:
+        raise OptionError(f"{name!r} is not a phase; phases: {', '.join(Phase)}") from None
