@@ -17,14 +17,15 @@ def test_a_job_is_listed_repeated_and_branched(trainkit: Cli, root: Path) -> Non
     """The new jobs run to their end, and know where they come from."""
     assert trainkit("submit", "training:fit", "epochs=2", "--runner", "thread", "--job-id", "a").exit_code == 0
     listed = json.loads(trainkit("checkpoints", "a", "--json").stdout)
-    assert listed == {"job_id": "a", "checkpoints": []}
-    assert "run.track(model=" in trainkit("checkpoints", "a").stdout
+    assert listed["job_id"] == "a"
+    assert [each["step"] for each in listed["checkpoints"]] == [8], "that of its end"
+    assert "step 8  epoch 2" in trainkit("checkpoints", "a").stdout
     assert trainkit("replay", "a", "--runner", "thread", "--job-id", "b").exit_code == 0
     assert tk.attach("b").record.step == tk.attach("a").record.step == 8
     assert tk.attach("b").name == "fit again"
     refused = trainkit("branch", "a", "--step", "3", "lr=0.01")
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "no checkpoint to branch from" in refused.stderr
+    assert "it can be branched from: 8" in refused.stderr
     assert trainkit("branch", "name=x", "a=1").exit_code == 2
 
     job = tk.submit(steps_and_checkpoints, job_id="c")

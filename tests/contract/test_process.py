@@ -164,6 +164,7 @@ def test_a_job_of_a_machine_that_is_gone_goes_on_when_a_person_says_so(root: Pat
     job.stop()
     assert job.wait(60) is Status.STOPPED
     record = job.store.read(job.id)
+    eventually(lambda: job.store.is_owned(record) is False)  # its process is gone, too
     record.status, record.finished_at, record.ended_by = Status.RUNNING, None, None
     record.host, record.boot_id = "elsewhere", "another boot"
     job.store.write_record(record, durable=False)
