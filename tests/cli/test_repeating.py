@@ -36,6 +36,17 @@ def test_a_job_is_listed_repeated_and_branched(trainkit: Cli, root: Path) -> Non
     assert child.metrics()["lr"].to_dict() == {3: 0.5, 4: 0.5}
 
 
+def test_a_job_without_a_checkpoint_is_told_how_to_have_one(trainkit: Cli, root: Path) -> None:
+    """One that tracks nothing has none, and is branched from nowhere."""
+    tk.submit(lambda run: None, job_id="bare").wait(10)
+    listed = json.loads(trainkit("checkpoints", "bare", "--json").stdout)
+    assert listed == {"job_id": "bare", "checkpoints": []}
+    assert "run.track(model=" in trainkit("checkpoints", "bare").stdout
+    refused = trainkit("branch", "bare", "--step", "3", "lr=0.01")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "no checkpoint to branch from" in refused.stderr
+
+
 def steps_and_checkpoints(run: tk.Run, lr: float = 0.1) -> None:
     run.track(nothing=Nothing())
     run.checkpoint_every(steps=2)

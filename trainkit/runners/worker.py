@@ -160,8 +160,8 @@ def work(
     keep_outcome(outcome)
     limit.note()
     recorder.close(ending)
-    if outcome.error is not None and ranks.world_size > 1:
-        raise RankEndError("rank 0 has failed; nobody is to wait for it")
+    if outcome.error is not None:
+        _release_the_others(ranks, outcome.error)
 
 
 def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, ranks: Ranks) -> Ending:
@@ -235,6 +235,11 @@ def _fail(recorder: Recorder, error: Exception, ranks: Ranks, *, doing: str) -> 
     if ranks.rank > 0:
         raise _rank_end(recorder.store.paths(recorder.record.job_id), ranks.rank, error) from error
     recorder.close(failed(error, doing=doing))
+    _release_the_others(ranks, error)
+
+
+def _release_the_others(ranks: Ranks, error: BaseException) -> None:
+    """Have the other ranks ended, if there are any: they would wait for rank 0, which has failed."""
     if ranks.world_size > 1:
         raise RankEndError("rank 0 has failed; nobody is to wait for it") from error
 

@@ -23,11 +23,11 @@ def check_device(device: str) -> None:
     Raises:
         OptionError: torch does not see it.
     """
-    import torch
-
     kind, _, index = device.partition(":")
     if kind not in ("cuda", "mps"):
         return
+    import torch
+
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if (not index.isdigit() and device != kind) or int(index or 0) >= count:
         raise OptionError(f"device={device!r}: torch {torch.__version__} sees {count} of {kind} here, cpu besides")
