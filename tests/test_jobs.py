@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -103,6 +104,11 @@ def test_bad_calls_leave_nothing(root: Path) -> None:
         tk.submit(3)  # type: ignore[arg-type]
     with pytest.raises(JobIdError):
         tk.submit(logs_once, job_id="a/b")
+
+    def two(run: Any, hidden: int, lr: float = 0.1) -> None: ...
+
+    with pytest.raises(OptionError, match=r"partial gives 8 to the first argument of .*partial\(fit, lr=0.1\)"):
+        tk.submit(functools.partial(two, 8))
 
     def needs(run: Any, x: int) -> None: ...
 

@@ -118,6 +118,29 @@ def test_a_job_that_completed_goes_on_with_more_epochs(root: Path) -> None:
     assert weights(more) == weights(longer)
 
 
+def test_a_branch_tells_its_parameters_before_the_loops(root: Path) -> None:
+    """Code that reads run.params where it begins has those of the branch; the change is made once, and told."""
+
+    def fit_by_params(run: Any, epochs: int = 2, lr: float = 0.1) -> None:
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=run.params["lr"])
+        run.track(model=model, optimizer=optimizer)
+        run.warn("{epochs} epochs at {lr}".format(**run.params))
+        for _ in run.epochs(run.params["epochs"]):
+            for _ in run.batches(range(3)):
+                run.log(loss=optimizer.param_groups[0]["lr"])
+
+    job = tk.submit(fit_by_params)
+    job.result()
+    more = job.branch(epochs=4, lr=0.01)
+    more.result()
+    told = [each["message"] for one in (job, more) for each in one.events() if "epochs at" in str(each)]
+    assert told == ["2 epochs at 0.1", "4 epochs at 0.01"]
+    assert (more.record.step, more.metrics()["loss"].tolist()) == (12, [0.01] * 6)
+    (change,) = [each for each in more.events() if each["event"] == "change"]
+    assert (change["before"], change["params"]) == ({"epochs": 2, "lr": 0.1}, {"epochs": 4, "lr": 0.01})
+
+
 def test_an_end_that_nobody_wished_for_is_not_repeated(root: Path) -> None:
     """By patience or a time limit, it ends there again and says so; that an interpreter ended is passed over."""
     told = {"time_limit": "by its time limit", "early_stopping": "by early stopping"}

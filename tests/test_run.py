@@ -110,6 +110,21 @@ def test_names_that_the_file_needs_are_renamed_with_a_warning(root: Path) -> Non
     assert "'time_'" in warnings_of(job)[0]
 
 
+def test_metrics_can_have_any_name(root: Path) -> None:
+    """A mapping takes names that Python's keywords cannot have; what is none is refused with what to write."""
+
+    def fit(run: Any, logged: Any) -> None:
+        run.log(logged, acc=0.5)
+
+    logged = {"val/loss": torch.tensor(0.25), "step size": 2}
+    job = tk.submit(fit, logged=logged)
+    job.result()
+    assert job.metrics()[["val/loss", "step size", "acc"]].to_numpy().tolist() == [[0.25, 2.0, 0.5]]
+    assert list(logged) == ["val/loss", "step size"]
+    with pytest.raises(OptionError, match=r"run.log got float 0.5; expected names, such as run.log\(loss=loss\)"):
+        tk.submit(fit, logged=0.5).result()
+
+
 def test_steps_can_be_given(root: Path) -> None:
     """Loops with a count of their own log under it."""
 
@@ -354,6 +369,23 @@ def test_a_checkpoint_keeps_the_one_before_and_detects_damage(root: Path) -> Non
         load_resume(job.paths)
 
 
+def test_a_checkpoint_is_told_when_its_model_can_be_asked(root: Path) -> None:
+    """Who reads of a checkpoint finds the model's file."""
+    found = []
+
+    def fit(run: Any) -> None:
+        event = run._recorder.event
+        run._recorder.event = lambda name, **told: (
+            found.append((name, run._boundary._paths.model.exists())) or event(name, **told)
+        )
+        run.track(model=torch.nn.Linear(2, 1))
+        run.save_now()
+
+    job = tk.submit(fit, runner="thread")
+    job.result()
+    assert ("checkpoint", True) in found
+
+
 def test_only_what_has_state_can_be_tracked(root: Path) -> None:
     """The error names the object and what it lacks."""
 
@@ -362,6 +394,12 @@ def test_only_what_has_state_can_be_tracked(root: Path) -> None:
 
     with pytest.raises(OptionError, match=r"run.track\(table=...\) got list"):
         tk.submit(fit).result()
+
+    def unnamed(run: Any) -> None:
+        run.track(torch.nn.Linear(2, 1))
+
+    with pytest.raises(OptionError, match=r"got Linear without a name.*run.track\(model=model"):
+        tk.submit(unnamed).result()
 
 
 def test_a_job_without_a_model_says_so(root: Path) -> None:

@@ -123,11 +123,14 @@ def opening(points: int) -> dict[str, float]:
     whole_s = time.process_time() - cpu_began
     feed._began -= 60
     feed.next()
-    job.log(_POINTS_PER_UPDATE)
-    cpu_began = time.process_time()
-    feed.next()
-    update_s = time.process_time() - cpu_began
-    return {"opening_s": opening_s, "whole_s": whole_s, "update_ms": 1000 * update_s, "sent_bytes": sent_bytes}
+    updates_s = []
+    for _ in range(_UPDATES):
+        job.log(_POINTS_PER_UPDATE)
+        cpu_began = time.process_time()
+        feed.next()
+        updates_s.append(time.process_time() - cpu_began)
+    update_ms = 1000 * median(updates_s)
+    return {"opening_s": opening_s, "whole_s": whole_s, "update_ms": update_ms, "sent_bytes": sent_bytes}
 
 
 class _Job:

@@ -1,6 +1,6 @@
 """What a loop keeps of its speed when all is on: a log at every step, checkpoints, stop and pause, the open panel.
 
-Ours runs in a real kernel whose panel is open and refreshed; the bare loop runs in turn with it, in the same
+Ours runs in a real kernel whose panel is open and refreshed; the bare loop runs before and after it, in the same
 kernel.  The others log as often, show a progress bar and save as often; each is beside its own bare loop.
 """
 
@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,17 +21,24 @@ from frame import FOLDER, Figure, Plan, apart, in_turn, median, median_or_none
 #: By the length of a step: the width of the network and its batch, and what must be kept.
 STEPS = {"0.3 ms": (144, 144, "≥ 0.99"), "10 ms": (600, 600, "≥ 0.995")}
 SAVE_EVERY_S = 10.0
+#: The least that a log can be which never waits; it can be neither watched nor stopped.
+LEAST = "a deque and a thread that writes it"
 PEERS = ("TensorBoard", "trackio", "W&B offline", "Accelerate + TensorBoard")
 
 
 def measure(plan: Plan) -> Iterator[Figure]:
     """Yield for each length of a step the share of the bare loop's steps per second that is kept."""
     seconds = 1.0 if plan.quick else 11.0
-    names = PEERS if plan.peers else ()
+    names = (LEAST, *PEERS) if plan.peers else (LEAST,)
     for told, (width, rows, goal) in STEPS.items():
         peers = [
             lambda name=name, width=width, rows=rows: apart(
-                beside_bare, name=name, width=width, rows=rows, seconds=min(seconds, 4.0), python=plan.peers
+                beside_bare,
+                name=name,
+                width=width,
+                rows=rows,
+                seconds=min(seconds, 4.0),
+                python=plan.peers or sys.executable,
             )
             for name in names
         ]
@@ -142,7 +152,7 @@ def _watched_loop(run: Any, training: Training, seconds: float) -> float:
 
 
 def in_kernel(width: int, rows: int, seconds: float, turns: int) -> list[Any]:
-    """Return what :func:`timed` gives of the bare and of the watched loop, in turn, in one kernel."""
+    """Return what :func:`timed` gives of the bare loop and of the watched one between two of it, in one kernel."""
     from jupyter_client.manager import KernelManager
 
     manager = KernelManager(kernel_name="python3")
@@ -151,31 +161,36 @@ def in_kernel(width: int, rows: int, seconds: float, turns: int) -> list[Any]:
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
-        updates = 0
 
         def cell(code: str) -> str:
-            reply = client.execute_interactive(code, timeout=120, output_hook=lambda message: said.append(message))
+            said: list[Any] = []
+            reply = client.execute_interactive(code, timeout=120, output_hook=said.append)
             assert reply["content"]["status"] == "ok", reply["content"]
             return "".join(
                 message["content"].get("text", "") for message in said if message["msg_type"] == "stream"
             )
 
-        said: list[Any] = []
+        def bare() -> list[float]:
+            cell(_BARE.format(seconds=seconds / 2))
+            _drained(client, seconds / 2 + 0.3)
+            found: list[float] = json.loads(cell("thread.join(); print([*kept[0]])"))
+            return found
+
         cell(_CELLS.format(folder=str(FOLDER), width=width, rows=rows))
         cell("bare_loop(training, 0.5)")
-        found = []
+        pairs = []
+        updates = 0
+        before = bare()
         for _ in range(turns):
-            said.clear()
-            cell(_BARE.format(seconds=seconds))
-            _drained(client, seconds + 0.3)
-            cell("thread.join()")
-            said.clear()
             cell(_WATCHED.format(seconds=seconds))
             updates += _drained(client, seconds + 0.3)
-            said.clear()
-            found.append(json.loads(cell("print([[*kept[0]], [*job.result()]])")))
+            job = json.loads(cell("print([*job.result()])"))
+            after = bare()
+            # The machine gets slower and faster by itself: what is watched is beside what is before and after it.
+            pairs.append([[(one + other) / 2 for one, other in zip(before, after, strict=True)], job])
+            before = after
         assert updates > turns * seconds, f"the panel was not live: {updates} messages"
-        return found
+        return pairs
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
@@ -227,6 +242,20 @@ def beside_bare(name: str, width: int, rows: int, seconds: float) -> float:
     return median(shares)
 
 
+def _deque(training: Training) -> Callable[[int, Any], None]:
+    lines: deque[dict[str, float]] = deque()
+    file = open("log.jsonl", "w")  # noqa: SIM115 - for as long as the process
+
+    def write() -> None:
+        while True:
+            time.sleep(0.05)
+            file.write("".join(json.dumps(lines.popleft()) + "\n" for _ in range(len(lines))))
+            file.flush()
+
+    threading.Thread(target=write, daemon=True).start()
+    return lambda step, loss: lines.append({"step": step, "time": time.time(), "loss": loss.item(), "lr": 1e-3})
+
+
 def _tensorboard(training: Training) -> Callable[[int, Any], None]:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -264,6 +293,7 @@ def _accelerate(training: Training) -> Callable[[int, Any], None]:
 
 
 LIBRARIES = {
+    LEAST: _deque,
     "TensorBoard": _tensorboard,
     "trackio": _trackio,
     "W&B offline": _wandb,

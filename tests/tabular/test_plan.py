@@ -92,8 +92,60 @@ def test_slips_far_from_all_other_values_are_told() -> None:
     """A sentinel among thousands of values is read as missing, and said so."""
     size = np.random.default_rng(0).normal(50, 2, 3000)
     size[17] = -999
-    plan = check_table(pd.DataFrame({"size": size, "y": size * 2}))
+    plan = check_table(pd.DataFrame({"size": size, "y": size * 2 + np.random.default_rng(1).normal(size=3000)}))
     assert plan.warnings == ["column 'size': 1 value far from all others (such as -999) read as missing"]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (
+            ["$1,234.50", "$999"] * 30,
+            "'price' is read as text; are '$1,234.50' and the others numbers? Write them",
+        ),
+        ([f"{i % 7 * 5}%" for i in range(60)], "are '0%' and the others numbers? Write them as 1234.5"),
+        ([f"{i},5" for i in range(60)], "are '0,5' and the others numbers? Write a point, not a comma"),
+        ([f"{i + 1},{i + 100}" for i in range(60)], "are '1,100' and the others numbers? Write them as 1234.5"),
+    ],
+)
+def test_numbers_that_are_written_otherwise_are_told(column: list[str], words: str) -> None:
+    """Commas, percent and money make texts of numbers: one warning says so, with an example."""
+    plan = check_table(frame(y=np.linspace(0, 1, 60), price=column))
+    assert [text for text in plan.warnings if "left out" not in text and words in text], plan.warnings
+    assert sum("'price' is read as text" in text for text in plan.warnings) == 1
+
+
+def test_codes_and_addresses_are_no_numbers_written_otherwise() -> None:
+    """A leading zero, a word among digits, a house: texts that nobody took for amounts."""
+    for column in (["007", "010"] * 30, ["a1", "1,5"] * 30, ["10-12", "3-4"] * 30, ["1.2.3", "1.2.4"] * 30):
+        assert check_table(frame(y=np.linspace(0, 1, 60), code=column)).warnings == []
+
+
+def test_a_column_that_gives_the_target_away_is_told() -> None:
+    """The same under another name, in words, or in another unit; not what only goes with it most of the time."""
+    rng = np.random.default_rng(0)
+    survived = rng.integers(0, 2, 60)
+    noisy = np.where(rng.random(60) < 0.95, survived, 1 - survived)
+    plan = check_table(frame(y=survived, alive=np.where(survived, "yes", "no"), noisy=noisy))
+    unless = "alone tells 'y' in every row: drop it, unless it is known before 'y' is"
+    assert plan.warnings == [f"column 'alive' {unless}"]
+    euros = rng.normal(100, 20, 60).round(2)
+    plan = check_table(frame(y=euros, dollars=(euros * 1.1).round(3), near=euros + rng.normal(0, 0.5, 60)))
+    assert plan.warnings == [f"column 'dollars' {unless}"]
+
+
+def test_what_tells_the_target_by_chance_or_by_row_is_no_leak() -> None:
+    """Almost as many words as rows tell rows apart; a long table is looked at whole before it is told."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 30_000)
+    late = np.where(y, "yes", "no").astype(object)
+    late[-1] = "no" if y[-1] else "yes"
+    table = pd.DataFrame({"late": late, "x": rng.random(30_000), "y": y})
+    assert check_table(table).warnings == []
+    table["late"] = np.where(y, "yes", "no")
+    assert "'late' alone tells 'y'" in check_table(table).warnings[0]
+    words = [f"w{i // 2}" for i in range(60)]
+    assert check_table(frame(y=[i // 2 % 2 for i in range(60)], word=words)).warnings == []
 
 
 def test_text_where_numbers_were_promised_is_refused_at_its_place(tmp_path: Path) -> None:

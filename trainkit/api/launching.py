@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import time
@@ -205,7 +206,7 @@ def train(
 def _shown(data: Any) -> str:
     if isinstance(data, (str, Path)):
         return str(data)
-    return "synthetic table" if data is None else f"DataFrame of {len(data)} rows"
+    return "synthetic table" if data is None else f"DataFrame of {len(data)} row{'s' * (len(data) != 1)}"
 
 
 def launch(
@@ -305,6 +306,11 @@ def bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, 
         OptionError: it does not take them.
     """
     name = describe(function)
+    if isinstance(function, functools.partial) and function.args:
+        raise OptionError(
+            f"functools.partial gives {function.args[0]!r:.60} to the first argument of {name}(), which is to "
+            "take the run; name what it gives, as in partial(fit, lr=0.1), or pass it to submit"
+        )
     called = inspect.unwrap(getattr(function, "func", function))
     for each in (called, getattr(called, "__call__", None)):  # noqa: B004 - its kind is asked, not whether it is
         if (

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from trainkit.errors import TableError
-from trainkit.tabular import cells
+from trainkit.tabular import cells, doubts
 from trainkit.tabular.columns import (
     as_numbers,
     as_words,
@@ -23,7 +23,7 @@ from trainkit.tabular.columns import (
     named_columns,
     separated_otherwise,
 )
-from trainkit.tabular.features import ID_NAME, MAX_WORDS, limits
+from trainkit.tabular.features import ID_NAME, MAX_WORDS
 from trainkit.tabular.options import TrainOptions
 from trainkit.tabular.read import line_of_row
 
@@ -32,8 +32,6 @@ TARGETS = ("y", "target", "label")
 MIN_ROWS = 10
 MAX_CLASSES = 1000
 FEW_VALUES = 20  # whole numbers with more different values than this are amounts, not classes
-STRAY_WORDS = 5
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 TIMELIKE = re.compile(r"(?i)^(t|x|time|step|year|month|day|hour|age|epoch|date|n)$")
 
 
@@ -96,9 +94,11 @@ def check_table(
     task = _task(column, options.task, where, path)
     classes = classes_of(column) if task == "classification" else []
     _check_target(column, task, classes, where, path, warnings)
-    features = _features(frame[present], target, path, warnings)
+    learnable = frame[present]
+    features = _features(learnable, target, path, warnings)
     if not features:
         raise TableError("; ".join([f"{where} has no column to learn from besides {target!r}", *warnings]))
+    warnings += doubts.leaks(learnable, features, learnable[target], classes=bool(classes))
     summary = (
         f"{task} of {target}"
         + (f" ({len(classes)} classes)" if classes else "")
@@ -221,12 +221,10 @@ def _check_target(
     if len(classes) > MAX_CLASSES or len(classes) > rows // 2:
         hint = ": is it an id or free text?" + ("; pass task='regression'" if kind_of(column) == "number" else "")
         if kind_of(column) == "text":
-            stray: list[str] = []
-            _warn_of_stray_words(column, path, stray)
-            if stray:
+            if doubt := doubts.written_otherwise(column):
+                hint = f": {doubt}"
+            elif stray := doubts.stray_words(column, path):
                 hint = f": {stray[0]}"
-            elif as_words(column).dropna().astype("str").str.fullmatch(DECIMAL_COMMA).mean() > 0.5:
-                hint = f": are {classes[0]!r} and the others numbers? Write a point, not a comma, before decimals"
         raise TableError(
             f"target {name!r} in {where} has {len(classes)} classes in {rows} rows, "
             f"at most {min(MAX_CLASSES, rows // 2)} can be learnt{hint}",
@@ -249,8 +247,11 @@ def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warning
             continue
         column = frame[name]
         if kind_of(column) == "text":
-            # Also of a column that is left out: one stray word may be all that makes its numbers texts.
-            _warn_of_stray_words(column, path, warnings)
+            # Also of a column that is left out: a few words, or how they are written, may make its numbers texts.
+            if doubt := doubts.written_otherwise(column):
+                warnings.append(f"column {name!r} is read as text; {doubt}")
+            else:
+                warnings += doubts.stray_words(column, path)
         reason = _useless(column)
         if reason:
             left_out.setdefault(reason, []).append(name)
@@ -259,7 +260,7 @@ def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warning
         if _counts_rows(column):
             row_numbers.append(name)
         if kind_of(column) == "number":
-            _warn_of_far_values(column, warnings)
+            warnings += doubts.far_values(column)
     if len(kept) > len(row_numbers):
         for name in row_numbers:
             kept.remove(name)
@@ -293,38 +294,3 @@ def _counts_rows(column: pd.Series) -> bool:
         return False
     values = column.to_numpy(dtype=np.int64)
     return bool(values[0] in (0, 1) and (np.diff(values) == 1).all() and not TIMELIKE.match(str(column.name)))
-
-
-def _warn_of_stray_words(column: pd.Series, path: str | Path | None, warnings: list[str]) -> None:
-    words = as_words(column)
-    counts = words.value_counts()
-    numeric = counts.index.to_series().astype("str").str.match(cells.NUMBER).to_numpy()
-    stray = [str(word) for word in counts.index[~numeric]]
-    if not numeric.any() or len(stray) > STRAY_WORDS or counts[numeric].sum() < 0.5 * counts.sum():
-        return
-    if not stray:
-        warnings.append(f"column {column.name!r} holds numbers as text and is read as words")
-        return
-    position = int(np.flatnonzero((words == stray[0]).to_numpy())[0])
-    if path is not None:
-        line = line_of_row(path, int(column.index[position]))
-        place = f"line {line}" if line else f"row {column.index[position]}"
-    else:
-        place = f"row {position}"
-    listed = ", ".join(map(repr, stray))
-    warnings.append(
-        f"column {column.name!r} is read as text, for {stray[0]!r} in {place} is not a number; "
-        f"if it stands for a missing value pass missing=({listed},)"
-    )
-
-
-def _warn_of_far_values(column: pd.Series, warnings: list[str]) -> None:
-    values = as_numbers(column)
-    low, high = limits(values)
-    far = np.flatnonzero((values < low) | (values > high))
-    if len(far):
-        most = values[far[np.argmax(np.abs(values[far] - np.nanmedian(values)))]]
-        warnings.append(
-            f"column {column.name!r}: {len(far)} value{'s' if len(far) > 1 else ''} far from all others "
-            f"(such as {most:g}) read as missing"
-        )

@@ -196,6 +196,12 @@ def _read_bytes(file: Path, gzipped: bool, max_bytes: int | None) -> memoryview:
     try:
         mode = os.stat(file).st_mode
     except FileNotFoundError:
+        if any(part in ("http:", "https:") for part in file.parts):
+            raise TableError(
+                f"{file.name!r}: addresses on the web are not read; download the file, or give the DataFrame that "
+                "pandas makes of the address",
+                path=file,
+            ) from None
         folder = file.parent
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         near = difflib.get_close_matches(file.name, names, n=1)

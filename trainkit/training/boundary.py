@@ -75,6 +75,7 @@ class Boundary:
         self._gradients = gradients
         self._kept = Kept(self._paths)
         self._saved_at: Position | None = None
+        self._foreseen: dict[str, Any] = {}  # what parameters were before those changes that are only shown yet
         self._best_saved = recorder.record.best
         self.tracked = place.tracked
         self.extras: dict[str, Any] = {}
@@ -215,12 +216,14 @@ class Boundary:
         info = save_resume(
             self._paths, content, step=place.step, epoch=place.epoch_to_tell, now=now, reason=reason
         )
-        self._kept.add(info)
-        recorder.note(checkpoint=info, resumable=True)
-        recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
-        # The model file keeps up, so that anybody can ask the half-trained model.
-        if (model := exported(self.tracked.get("model"))) is not None:
-            save(self._paths.model, model)
+        try:
+            # The model file keeps up, so that anybody can ask the half-trained model.
+            if (model := exported(self.tracked.get("model"))) is not None:
+                save(self._paths.model, model)
+        finally:  # told when both are there; the checkpoint is good also where the model file cannot be written
+            self._kept.add(info)
+            recorder.note(checkpoint=info, resumable=True)
+            recorder.event("checkpoint", path=info.path, size_bytes=info.size_bytes)
 
     def save_at_the_end(self) -> None:
         """Have a checkpoint behind the last epoch, to branch off with more of them, where that costs little."""
@@ -246,6 +249,18 @@ class Boundary:
         coming = self._history.coming[0].at[3] if self._history.coming else math.inf
         ending = self._planned_ending.at[3] if self._planned_ending else math.inf
         self._place.wake_at = min(self.cadence.step, coming, ending)
+
+    def foresee(self, position: Position) -> None:
+        """Show the parameters as they will be where the run goes on, to code that reads them before its loops.
+
+        Args:
+            position: of the checkpoint.
+        """
+        for change in self._history.coming:
+            if change.at <= position:
+                for name in change.params:
+                    self._foreseen.setdefault(name, self._params.get(name))
+                self._params.update(change.params)
 
     def choose(self, params: Mapping[str, Any]) -> None:
         """Take parameters that the code chose.
@@ -273,7 +288,7 @@ class Boundary:
             move(self.tracked.values(), device)
 
     def _apply(self, changes: Mapping[str, Any], *, planned: bool = False) -> None:
-        before = {name: self._params.get(name) for name in changes}
+        before = {name: self._foreseen.pop(name, self._params.get(name)) for name in changes}
         at = self._place.position
         # First the word, then the deed: a kill in between is one before the next step, and the word counts.
         self._recorder.event("change", params=dict(changes), before=before, at=at, planned=planned)

@@ -104,6 +104,8 @@ class Run:
 
     def _go_on_from(self, saved: Mapping[str, Any], *, own_process: bool) -> None:
         self.params.update(saved["params"])
+        if "position" in saved:  # those of older versions do not tell
+            self._boundary.foresee(tuple(saved["position"]))
         for name, state in saved.get("extras", {}).items():
             if name in self._boundary.extras:
                 self._boundary.extras[name].load_state_dict(state)
@@ -234,25 +236,30 @@ class Run:
 
     # --- reporting -------------------------------------------------------------------------------
 
-    def log(self, *, step: int | None = None, **values: Any) -> None:
+    def log(self, more: Mapping[str, Any] | None = None, /, *, step: int | None = None, **values: Any) -> None:
         """Note metrics of the current step.  Never waits, neither for the disk nor for a GPU.
 
         Of several ranks, what rank 0 logs counts.
 
         Args:
+            more: metrics whose names are no names of Python's, as in ``run.log({"val/loss": 0.3})``.
             step: the step they belong to; without it the current one.  Where ``run.batches`` is not used,
                 every call is a step of its own, and a place where the job can stop; then every rank has to call.
             **values: floats, or tensors of one element.
 
         Raises:
             StopRun: the job was asked to stop and has no ``run.batches`` to do it between two steps.
+            OptionError: ``more`` is no mapping.
         """
         place = self._place
         if place.steps_by_log:
             self._step_of_a_bare_loop()
-        for name, value in values.items():
+        if more is not None:
+            values = {**_metrics(more), **values}
+        for value in values.values():
             if type(value) is not float:
-                values[name] = taken(value)
+                values = {name: taken(value) for name, value in values.items()}
+                break
         self._put((place.step if step is None else int(step), place.epoch, time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
@@ -348,7 +355,7 @@ class Run:
 
     # --- state -----------------------------------------------------------------------------------
 
-    def track(self, **objects: Any) -> None:
+    def track(self, *unnamed: Any, **objects: Any) -> None:
         """Name what a checkpoint holds; on resume it is restored here.
 
         Args:
@@ -357,8 +364,13 @@ class Run:
                 the model file.
 
         Raises:
-            OptionError: an object has no state that could be kept.
+            OptionError: an object has no state that could be kept, or no name.
         """
+        if unnamed:
+            raise OptionError(
+                f"run.track got {type(unnamed[0]).__name__} without a name; expected names, such as "
+                "run.track(model=model, optimizer=optimizer)"
+            )
         for name, thing in objects.items():
             if not has_state(thing):
                 raise OptionError(
@@ -466,6 +478,13 @@ class Run:
             self._recorder.note(ranks=self.control.agreement.members)
         if done is not None:
             self._recorder.note(progress=round(min(100.0, 100.0 * done), 2))
+
+
+def _metrics(more: object) -> dict[str, Any]:
+    if not isinstance(more, Mapping):
+        what = f"{type(more).__name__} {more!r:.60}"
+        raise OptionError(f"run.log got {what}; expected names, such as run.log(loss=loss)")
+    return {str(name): value for name, value in more.items()}
 
 
 def _phase(name: str) -> Phase:

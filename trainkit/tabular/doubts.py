@@ -1,0 +1,131 @@
+"""What about a table should be told before training on it: likely slips, each naming the column."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from trainkit.tabular import cells
+from trainkit.tabular.columns import as_numbers, as_words, kind_of
+from trainkit.tabular.features import limits
+from trainkit.tabular.read import line_of_row
+
+STRAY_WORDS = 5
+LEAK_VALUES = 100  # a column with more different ones tells rows apart, not classes
+LEAK_LOOK = 10_000  # rows that are looked at before all of them are
+LEAK_CORRELATION = 1 - 1e-6  # what rounding leaves of 1
+MOST = 0.9
+GROUPS = r"[1-9][0-9]{0,2}(?:[,' ][0-9]{3})+(?:\.[0-9]+)?"
+DECIMAL_COMMA = r"[+-]?[0-9]+,[0-9]+"
+AMOUNT = rf"\s*[+-]?\s*[$€£¥]?\s*(?:{GROUPS}|(?:0|[1-9][0-9]*)(?:[.,][0-9]+)?)\s*[%$€£¥]?\s*"
+
+
+def stray_words(column: pd.Series, path: str | Path | None) -> list[str]:
+    """Tell of a few words that make a column of numbers one of texts.
+
+    Args:
+        column: texts.
+        path: the file it came from, for a message with a line.
+    """
+    words = as_words(column)
+    counts = words.value_counts()
+    numeric = counts.index.to_series().astype("str").str.match(cells.NUMBER).to_numpy()
+    stray = [str(word) for word in counts.index[~numeric]]
+    if not numeric.any() or len(stray) > STRAY_WORDS or counts[numeric].sum() < 0.5 * counts.sum():
+        return []
+    if not stray:
+        return [f"column {column.name!r} holds numbers as text and is read as words"]
+    position = int(np.flatnonzero((words == stray[0]).to_numpy())[0])
+    if path is not None:
+        line = line_of_row(path, int(column.index[position]))
+        place = f"line {line}" if line else f"row {column.index[position]}"
+    else:
+        place = f"row {position}"
+    listed = ", ".join(map(repr, stray))
+    return [
+        f"column {column.name!r} is read as text, for {stray[0]!r} in {place} is not a number; "
+        f"if it stands for a missing value pass missing=({listed},)"
+    ]
+
+
+def written_otherwise(column: pd.Series) -> str:
+    """Ask about numbers that are written with commas, signs of money or percent; an empty string where none are.
+
+    Args:
+        column: texts.
+
+    >>> written_otherwise(pd.Series(["1,234", "5,678"]))
+    "are '1,234' and the others numbers? Write them as 1234.5, without any other sign"
+    >>> written_otherwise(pd.Series(["0,5", "1,25"]))
+    "are '0,5' and the others numbers? Write a point, not a comma, before decimals"
+    >>> written_otherwise(pd.Series(["007", "008"])), written_otherwise(pd.Series(["12 Main St", "4"]))
+    ('', '')
+    """
+    words = pd.Series(as_words(column).dropna().unique()).astype("str")
+    amounts = words.str.fullmatch(AMOUNT)
+    odd = words[amounts & ~words.str.match(cells.NUMBER)]
+    if not len(odd) or amounts.mean() < MOST:
+        return ""
+    decimals = odd.str.fullmatch(DECIMAL_COMMA).all() and not odd.str.fullmatch(GROUPS).all()
+    advice = "a point, not a comma, before decimals" if decimals else "them as 1234.5, without any other sign"
+    return f"are {odd.iloc[0]!r} and the others numbers? Write {advice}"
+
+
+def far_values(column: pd.Series) -> list[str]:
+    """Tell of numbers that are so far from all others that they are read as missing."""
+    values = as_numbers(column)
+    low, high = limits(values)
+    far = np.flatnonzero((values < low) | (values > high))
+    if not len(far):
+        return []
+    most = values[far[np.argmax(np.abs(values[far] - np.nanmedian(values)))]]
+    return [
+        f"column {column.name!r}: {len(far)} value{'s' if len(far) > 1 else ''} far from all others "
+        f"(such as {most:g}) read as missing"
+    ]
+
+
+def leaks(frame: pd.DataFrame, features: list[str], target: pd.Series, *, classes: bool) -> list[str]:
+    """Tell of columns that give the target away: each of their values goes with one class, or they are it, scaled.
+
+    Args:
+        frame: the table.
+        features: the columns to look at.
+        target: the column to predict, without missing values.
+        classes: whether it has classes, not amounts.
+
+    >>> table = pd.DataFrame({"alive": ["no", "yes"] * 20, "age": range(40), "y": [0, 1] * 20})
+    >>> leaks(table, ["alive", "age"], table["y"], classes=True)
+    ["column 'alive' alone tells 'y' in every row: drop it, unless it is known before 'y' is"]
+    """
+    tells = _tells_the_class if classes else _is_proportional
+    looks = sorted({min(LEAK_LOOK, len(frame)), len(frame)})
+    return [
+        f"column {name!r} alone tells {target.name!r} in every row: drop it, unless it is known before "
+        f"{target.name!r} is"
+        for name in features
+        if all(tells(frame[name].iloc[:rows], target.iloc[:rows]) for rows in looks)
+    ]
+
+
+def _tells_the_class(column: pd.Series, target: pd.Series) -> bool:
+    """Whether each value goes with one class, and not only because few rows share one."""
+    codes, values = pd.factorize(column, use_na_sentinel=False)
+    if len(values) > min(LEAK_VALUES, len(column) // 5):
+        return False
+    classes, _ = pd.factorize(target)
+    return len(np.unique(codes * (int(classes.max()) + 1) + classes)) == len(values)
+
+
+def _is_proportional(column: pd.Series, target: pd.Series) -> bool:
+    if kind_of(column) != "number":
+        return False
+    values, wanted = as_numbers(column), as_numbers(target)
+    there = np.isfinite(values)
+    if there.sum() < len(values) / 2:
+        return False
+    values, wanted = (each[there] - each[there].mean() for each in (values, wanted))
+    size = float(np.linalg.norm(values) * np.linalg.norm(wanted))
+    return size > 0 and abs(float(values @ wanted)) > LEAK_CORRELATION * size
