@@ -23,6 +23,8 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from trainkit.tabular.grammar import in_parallel
+
 INTEGER = r"^[ \t]*-?(0|[1-9][0-9]*)[ \t]*$"
 NUMBER = r"^[ \t]*-?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t]*$"
 ZERO = r"^-?[0.]+([eE][-+]?[0-9]+)?$"
@@ -73,7 +75,17 @@ def is_inexact(column: pa.ChunkedArray) -> bool:
 def dates(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     """Return the column as dates, or None where not every value is one; missing stays missing."""
     # Most columns of text are known by their first value.
-    if not begins_with_date(texts) or not pc.all(pc.match_substring_regex(texts, DATE)).as_py():
+    if not begins_with_date(texts):
+        return None
+    parts = in_parallel(_all_dates, [pa.chunked_array([chunk]) for chunk in texts.chunks])
+    found = [part for part in parts if part is not None]
+    if len(found) == len(parts) and len({part.type for part in found}) == 1:
+        return pa.chunked_array([chunk for part in found for chunk in part.chunks])
+    return _all_dates(texts)  # a part has nothing, or what is usual in it is not usual in another
+
+
+def _all_dates(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    if not pc.all(pc.match_substring_regex(texts, DATE)).as_py():
         return None
     try:
         return _dates(pc.utf8_trim_whitespace(texts))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,6 @@ TINY_EXPONENT, TINY_ZEROS = "[eE]-[0-9]{3}", 200
 KNOWN_DELIMITERS = ",;\t|"  # others mean something within numbers or expressions
 
 Buffer: TypeAlias = "bytes | memoryview | pa.Buffer"
-Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -96,10 +95,10 @@ def count(text: Buffer, sequence: bytes) -> int:
     return found
 
 
-def in_parallel(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Apply a function that releases the interpreter's lock to all items, on as many threads as Arrow uses."""
+def in_parallel(work: Callable[..., Result], *items: Iterable[Any]) -> list[Result]:
+    """Apply a function that releases the interpreter's lock, as ``map`` does, on as many threads as Arrow uses."""
     with ThreadPoolExecutor(pa.cpu_count(), "trainkit-read") as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(work, *items))
 
 
 def _lines(delimiter: str, quoted: bool, exact_numbers: bool) -> str:

@@ -46,9 +46,10 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
     while end and data[end - 1] in b"\r\n \t":
         end -= 1
     data = data[:end]
-    lines = count(data, b"\n") + 1
+    counts = in_parallel(_counts, blocks(pa.py_buffer(data)))
+    lines = 1 + sum(newlines for newlines, _ in counts)
     _refuse_scattered_keys(data, lines, file)
-    if _may_be_deep(data, lines):
+    if sum(brackets for _, brackets in counts) - lines > DEEP and _is_deep(bytes(data)):
         return _line_by_line(bytes(data), file, missing)
     try:
         table = _arrow(data)
@@ -126,11 +127,14 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     raise pa.ArrowInvalid(f"{one} and {other} in one column")
 
 
-def _may_be_deep(data: memoryview, lines: int) -> bool:
+def _counts(part: pa.Buffer) -> tuple[int, int]:
+    """How many newlines and opening brackets there are."""
+    return count(part, b"\n"), count(part, b"[") + count(part, b"{")
+
+
+def _is_deep(data: bytes) -> bool:
     """Whether a line has so many brackets that Arrow, which parses recursively, could run out of stack."""
-    if count(data, b"[") + count(data, b"{") - lines <= DEEP:
-        return False
-    return any(line.count(b"[") + line.count(b"{") > DEEP for line in bytes(data).split(b"\n"))
+    return any(line.count(b"[") + line.count(b"{") > DEEP for line in data.split(b"\n"))
 
 
 def _refuse_scattered_keys(data: memoryview, lines: int, file: Path) -> None:

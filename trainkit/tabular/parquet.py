@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainkit.errors import TableError
+from trainkit.tabular.grammar import in_parallel
 
 #: pandas stores an unnamed index as a column of this name; it is not part of the table.
 INDEX = re.compile(r"__index_level_\d+__")
@@ -46,12 +47,11 @@ def parse_parquet(raw: memoryview, file: Path, limit_bytes: int) -> pa.Table:
             buffer, page_checksum_verification=True, read_dictionary=[field.name for field in texts]
         )
         table = opened.read(columns=[field.name for field in keep]).replace_schema_metadata(None)
-        for field in texts:
-            size += _decoded_bytes(table.column(field.name))
-            _check_size(size, limit_bytes, file)
-        for field in texts:
-            position = table.column_names.index(field.name)
-            table = table.set_column(position, field.name, table.column(position).cast(field.type))
+        encoded = [table.column(field.name) for field in texts]
+        _check_size(size + sum(in_parallel(_decoded_bytes, encoded)), limit_bytes, file)
+        decoded = in_parallel(pa.ChunkedArray.cast, encoded, [field.type for field in texts])
+        for field, column in zip(texts, decoded, strict=True):
+            table = table.set_column(table.column_names.index(field.name), field.name, column)
         return table
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, TableError):
