@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -143,6 +144,15 @@ def in_turn(repeats: int, *measurements: Callable[[], Any]) -> list[list[Any]]:
                 failed.add(index)
                 results[index] = []
     return results
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has had so far, in MiB."""
+    # Linux tells getrusage of a process begun by a larger one that one's peak.
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.open() if line.startswith("VmHWM")) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def median(values: list[float]) -> float:

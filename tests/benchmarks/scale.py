@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from frame import Figure, Plan, apart, in_turn, median
+from frame import Figure, Plan, apart, in_turn, median, peak_mb
 
 JOBS = (10, 100, 1_000, 10_000)
 POINTS = (1_000, 100_000, 1_000_000, 10_000_000)
@@ -194,7 +193,7 @@ def long_stream(count: int) -> dict[str, float]:
         feed.next()
     read_us = 1e6 * (time.process_time() - began) / count
     assert float(feed.history.metrics["loss"].y.max()) == 99.0, "the one peak is seen"
-    memory_mb = max(_peak_mb() - before_mb, 0.0)
+    memory_mb = max(peak_mb() - before_mb, 0.0)
     opened_before_s = 10.0  # past the first seconds, in which all is sent with each refresh
     feed.next()
     appender = Appender(path)
@@ -229,8 +228,4 @@ def _write_points(path: Path, count: int) -> None:
 def _resident_mb() -> float:
     import psutil
 
-    return float(psutil.Process().memory_info().rss / 1e6)
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return float(psutil.Process().memory_info().rss / 2**20)

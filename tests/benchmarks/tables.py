@@ -10,7 +10,6 @@ late, without a word.
 from __future__ import annotations
 
 import copy
-import resource
 import statistics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from frame import Figure, Plan, apart, in_turn, median, median_or_none
+from frame import Figure, Plan, apart, in_turn, median, median_or_none, peak_mb
 
 #: The rows of a table, and what is told besides: else the network and the batches are the default for that many.
 #: Where there is so little to compute as in the last, the time goes into what is done around it.
@@ -116,18 +115,18 @@ def read(path: str, reader: str, times: int) -> dict[str, float]:
     if not Path(small).exists():
         make_few(path, small)
     load(small)  # imports and thread pools
-    before = _peak_mb()
+    before = peak_mb()
     seconds = []
-    table_mb = peak_mb = 0.0
+    table_mb = taken_mb = 0.0
     for turn in range(times):
         began = time.perf_counter()
         frame = load(path)
         seconds.append(time.perf_counter() - began)
         if not turn:
-            peak_mb = _peak_mb() - before
+            taken_mb = peak_mb() - before
             table_mb = float(frame.memory_usage(deep=False).sum()) / 2**20
         del frame
-    return {"seconds": statistics.median(seconds), "peak_mb": peak_mb, "table_mb": table_mb}
+    return {"seconds": statistics.median(seconds), "peak_mb": taken_mb, "table_mb": table_mb}
 
 
 def make_few(path: str, small: str) -> None:
@@ -139,10 +138,6 @@ def make_few(path: str, small: str) -> None:
         return
     with open(path, "rb") as file:
         Path(small).write_bytes(b"".join(file.readline() for _ in range(50)))
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _reader(name: str, kind: str) -> Callable[[str], Any]:

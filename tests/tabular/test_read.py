@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from trainkit.errors import TableError
+from trainkit.tabular.cells import dates
 from trainkit.tabular.read import line_of_row, read_table
 
 
@@ -217,3 +219,41 @@ def test_the_line_of_a_row_counts_newlines_in_fields(tmp_path: Path) -> None:
     file = tmp_path / "t.csv"
     file.write_text('a,b\n"x\ny",1\nz,2\n')
     assert [line_of_row(file, row) for row in (0, 1)] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [["2020-01-01"], ["2020-02-29"]],
+        [["2020-01-01"], ["2020-02-30"]],
+        [["2020-01-01"], [None, None]],
+        [["2020-01-01"], []],
+        [["2020-01-01"], ["soon"]],
+        [["2020-01-01 10:00"], ["2020-01-01 10:00:00.5"]],
+        [["1500-01-01 00:00:00.5"], ["2020-01-01 00:00:00.25"]],
+        [["2020-01-01 10:00Z"], ["2020-01-01 10:00+01:00"]],
+        [["2020-01-01 10:00Z"], ["2020-01-01 10:00"]],
+    ],
+)
+def test_dates_in_parts_mean_what_they_mean_in_one_piece(parts: list[list[str | None]]) -> None:
+    """A column is looked at in parts, at once: where these differ, all of it counts."""
+    whole = dates(pa.chunked_array([[text for part in parts for text in part]], pa.string()))
+    found = dates(pa.chunked_array(parts, pa.string()))
+    if whole is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.type, found.to_pylist()) == (whole.type, whole.to_pylist())
+
+
+def test_texts_with_missing_values_stay_in_arrows_memory(tmp_path: Path) -> None:
+    """As Python's they would take ten times the time, and on the way twice the memory."""
+    file = tmp_path / "t.csv"
+    file.write_text("word,n\n" + "some words that are long enough to count,1\n" * 20_000 + ",2\n")
+    read_table(file)
+    tracemalloc.start()
+    frame = read_table(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frame["word"].isna().sum() == 1
+    assert peak < 500_000

@@ -138,7 +138,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
             column = column.cast(pa.timestamp("s"))
         elif pa.types.is_time(kind):
             column = column.cast(pa.string())
-        # With a mapper, even one that does not know the type, texts would be made Python's one by one: 90 ms a million.
+        # A mapper, even one that does not know the type, makes Python's texts of Arrow's: 90 ms for a million.
         mapper = nullable.get if column.null_count and column.type in nullable else None
         series: pd.Series = column.to_pandas(types_mapper=mapper)
         return series
