@@ -235,3 +235,5 @@ def test_tables_are_taken_as_they_are_named(root: Path, tmp_path: Path, monkeypa
     assert tk.train("~/t.csv", target=1, epochs=1).wait(60) is Status.COMPLETED
     with pytest.raises(TableError, match=r"got ndarray: pandas\.DataFrame\(\.\.\.\) makes one"):
         tk.train(np.zeros((30, 2)))  # type: ignore[arg-type]
+    with pytest.raises(TableError, match="addresses on the web are not read; download"):
+        tk.train("https://example.org/t.csv", target="y")

@@ -164,9 +164,20 @@ def as_dates(column: pd.Series) -> pd.Series:
 
 
 def as_words(column: pd.Series) -> pd.Series:
-    """Return texts (or booleans as texts), with missing values kept missing."""
+    """Return texts (or booleans and numbers as texts), with missing values kept missing.
+
+    >>> as_words(pd.Series([2.0, None, 0.5])).tolist(), as_words(pd.Series([True])).tolist()
+    (['2', nan, '0.5'], ['True'])
+    """
     if isinstance(column.dtype, pd.CategoricalDtype):
         return column.cat.rename_categories([_word(value) for value in column.cat.categories]).astype("object")
+    if isinstance(column.dtype, pd.StringDtype):
+        return column.astype("object")
+    if pd.api.types.is_numeric_dtype(column.dtype):  # booleans too
+        # Few are different, as a rule: each is turned into a text once.
+        codes, values = pd.factorize(column)
+        words = np.array([*map(_word, values.tolist()), np.nan], dtype=object)
+        return pd.Series(words[codes], index=column.index, name=column.name)
     return column.astype("object").map(_word, na_action="ignore")
 
 

@@ -12,9 +12,9 @@ from trainkit.tabular.columns import as_numbers, as_words, kind_of
 from trainkit.tabular.features import limits
 from trainkit.tabular.read import line_of_row
 
+LOOK_ROWS = 10_000  # which are looked at before all of them, or instead
 STRAY_WORDS = 5
 LEAK_VALUES = 100  # a column with more different ones tells rows apart, not classes
-LEAK_LOOK = 10_000  # rows that are looked at before all of them are
 LEAK_CORRELATION = 1 - 1e-6  # what rounding leaves of 1
 MOST = 0.9
 GROUPS = r"[1-9][0-9]{0,2}(?:[,' ][0-9]{3})+(?:\.[0-9]+)?"
@@ -29,15 +29,15 @@ def stray_words(column: pd.Series, path: str | Path | None) -> list[str]:
         column: texts.
         path: the file it came from, for a message with a line.
     """
-    words = as_words(column)
-    counts = words.value_counts()
+    # Of texts Arrow counts, six times as fast as pandas does of objects.
+    counts = (column if isinstance(column.dtype, pd.StringDtype) else as_words(column)).value_counts()
     numeric = counts.index.to_series().astype("str").str.match(cells.NUMBER).to_numpy()
-    stray = [str(word) for word in counts.index[~numeric]]
-    if not numeric.any() or len(stray) > STRAY_WORDS or counts[numeric].sum() < 0.5 * counts.sum():
+    if not numeric.any() or (~numeric).sum() > STRAY_WORDS or counts[numeric].sum() < 0.5 * counts.sum():
         return []
+    stray = [str(word) for word in counts.index[~numeric]]
     if not stray:
         return [f"column {column.name!r} holds numbers as text and is read as words"]
-    position = int(np.flatnonzero((words == stray[0]).to_numpy())[0])
+    position = int(np.flatnonzero((as_words(column) == stray[0]).to_numpy())[0])
     if path is not None:
         line = line_of_row(path, int(column.index[position]))
         place = f"line {line}" if line else f"row {column.index[position]}"
@@ -63,7 +63,7 @@ def written_otherwise(column: pd.Series) -> str:
     >>> written_otherwise(pd.Series(["007", "008"])), written_otherwise(pd.Series(["12 Main St", "4"]))
     ('', '')
     """
-    words = pd.Series(as_words(column).dropna().unique()).astype("str")
+    words = pd.Series(as_words(column.iloc[:LOOK_ROWS]).dropna().unique()).astype("str")
     amounts = words.str.fullmatch(AMOUNT)
     odd = words[amounts & ~words.str.match(cells.NUMBER)]
     if not len(odd) or amounts.mean() < MOST:
@@ -101,7 +101,7 @@ def leaks(frame: pd.DataFrame, features: list[str], target: pd.Series, *, classe
     ["column 'alive' alone tells 'y' in every row: drop it, unless it is known before 'y' is"]
     """
     tells = _tells_the_class if classes else _is_proportional
-    looks = sorted({min(LEAK_LOOK, len(frame)), len(frame)})
+    looks = sorted({min(LOOK_ROWS, len(frame)), len(frame)})
     return [
         f"column {name!r} alone tells {target.name!r} in every row: drop it, unless it is known before "
         f"{target.name!r} is"

@@ -276,7 +276,7 @@ def _useless(column: pd.Series) -> str:
     if kind == "empty":
         return "no values"
     present = column.dropna()
-    different = int(present.nunique()) if kind != "text" else int(as_words(present).nunique())
+    different = int(present.nunique())
     if different == 1 and len(present) == len(column):
         return "the same value in every row"
     every = different == len(present) and len(present) >= MIN_ROWS
