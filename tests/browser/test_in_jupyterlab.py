@@ -86,6 +86,7 @@ def test_a_reload_and_a_restart(notebook: Opened) -> None:
     state(panel, "Stopped")
 
 
+@pytest.mark.extended
 def test_a_page_that_was_loaded_again_stores_the_picture(notebook: Opened) -> None:
     """A page that does not know the cells' displays any more stores the pictures nevertheless: of a job that ends,
     of one that ended while no page was there, and of one that was deleted at once."""
@@ -162,6 +163,7 @@ def many_jobs(root: Lab, count: int) -> None:
         store.paths(record.job_id).metrics.write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.extended
 def test_a_dashboard_with_a_thousand_jobs(notebook: Opened, lab: Lab) -> None:
     """Quick to filter and sort; curves over each other; a job is opened; one is deleted, after a question."""
     many_jobs(lab, 1000)

@@ -79,6 +79,7 @@ def test_ctrl_c_twice_ends_a_thread_together_with_the_command(
     assert job.state is Status.INTERRUPTED
 
 
+@pytest.mark.extended
 def test_a_watcher_that_is_killed_does_not_hurt_the_job(
     started: Started, root: Path, eventually: Eventually
 ) -> None:

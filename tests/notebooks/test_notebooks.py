@@ -52,6 +52,7 @@ def test_every_cell_gives_what_is_stored(name: str, tmp_path: Path) -> None:
     assert {path for path in left - before if "ipython" not in path.parts} == set()
 
 
+@pytest.mark.extended
 def test_a_job_that_fails_fails_its_notebook(tmp_path: Path) -> None:
     """A notebook that asks for the result cannot pass while the training raises in the background."""
     source = (

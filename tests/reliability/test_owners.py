@@ -120,6 +120,7 @@ def test_the_harness_finds_a_reader_that_asks_the_supervisor_only(tmp_path: Path
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.extended
 def test_a_killed_server_ends_no_job(root: Path, tmp_path: Path, eventually: Callable[..., None]) -> None:
     """``trainkit serve`` is killed; the job that was started through it goes on, and can be stopped."""
     with socket.socket() as probe:

@@ -19,6 +19,7 @@ from trainkit.tabular import train_function
 
 
 @pytest.mark.usefixtures("root")
+@pytest.mark.extended
 def test_an_exact_loop_is_equal() -> None:
     """Model, optimizer, average and every random stream; a running sum that is lost is a note."""
     found = tk.verify_resume(loops.exact, steps=17, kills=1)

@@ -98,6 +98,7 @@ def test_it_listens_on_this_machine_only(alone: RunningServer) -> None:
     assert [row[1] for row in listening if row[1].endswith(f":{port}") and row[3] == "0A"] == [f"0100007F:{port}"]
 
 
+@pytest.mark.extended
 def test_jobs_go_on_without_the_server_and_are_found_again(
     tmp_path: Path, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
