@@ -258,7 +258,7 @@ class Run:
             values = {**_metrics(more), **values}
         for value in values.values():
             if type(value) is not float:
-                values = {name: taken(value) for name, value in values.items()}
+                values = {name: each if type(each) is float else taken(each) for name, each in values.items()}
                 break
         self._put((place.step if step is None else int(step), place.epoch, time(), values))
 
