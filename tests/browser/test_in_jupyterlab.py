@@ -86,6 +86,18 @@ def test_a_reload_and_a_restart(notebook: Opened) -> None:
     state(panel, "Stopped")
 
 
+#: Do something between two looks of the panels at their jobs.
+UNSEEN = """
+import time
+from trainkit.panels.refresher import refresher
+usual, refresher.period_s = refresher.period_s, 60
+time.sleep(2 * usual)
+{}
+refresher.period_s = usual
+refresher._wake.set()
+"""
+
+
 @pytest.mark.extended
 def test_a_page_that_was_loaded_again_stores_the_picture(notebook: Opened) -> None:
     """A page that does not know the cells' displays any more stores the pictures nevertheless: of a job that ends,
@@ -95,7 +107,7 @@ def test_a_page_that_was_loaded_again_stores_the_picture(notebook: Opened) -> No
         [
             f"{FIT}import os; os.environ['TRAINKIT_MAX_JOBS'] = '3'",
             *(f"{name} = tk.submit(fit, name='{name}')\n{name}" for name in names),
-            "deleted.stop(); deleted.wait(); deleted.delete()",
+            UNSEEN.format("deleted.stop(); deleted.wait(); deleted.delete()"),
         ]
     )
     for cell in range(4):
