@@ -191,6 +191,32 @@ def test_stops_at_the_next_step(where: Where, eventually: Eventually) -> None:
     assert job.paths.record.read_bytes() == before
 
 
+@only_in(THREAD, PROCESS)
+@pytest.mark.parametrize("ending", ["COMPLETED", "FAILED", "STOPPED", "STOPPED with a result", "INTERRUPTED"])
+def test_exception_agrees_with_result(where: Where, eventually: Eventually, ending: str) -> None:
+    """For every terminal state, exception() returns what result() raises, and None where result() returns."""
+
+    def is_interrupted(run: Any) -> None:
+        raise KeyboardInterrupt
+
+    calls = functions() | {"is_interrupted": is_interrupted}
+    name = {"COMPLETED": "silent", "FAILED": "fails", "STOPPED": "goes_on", "INTERRUPTED": "is_interrupted"}
+    job = where.submit(calls[name.get(ending, "asks")])
+    if ending.startswith("STOPPED"):
+        eventually(lambda: job.running() or job.done(), within_s=where.within_s)
+        job.stop()
+    assert job.wait(where.within_s) == ending.split()[0]
+    expected = {"FAILED": ValueError, "STOPPED": JobStoppedError, "INTERRUPTED": JobInterruptedError}.get(ending)
+    error = job.exception()
+    assert type(error) is (expected or type(None))
+    if expected is None:
+        assert job.result() is not None
+    else:
+        with pytest.raises(expected) as raised:
+            job.result()
+        assert str(raised.value) == str(error)
+
+
 def test_a_function_that_only_logs_can_be_stopped(where: Where, eventually: Eventually) -> None:
     """Without run.epochs and run.batches, run.log is where a job stops."""
     job = where.started(where.submit(functions()["only_logs"]), eventually)

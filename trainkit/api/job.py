@@ -181,7 +181,10 @@ class Job:
         return returned_by(self.store, record)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the job and return what its function raised, or None.
+        """Wait for the job and return the exception that :meth:`result` raises for how it ended, or None.
+
+        That is what its function raised; ``JobStoppedError`` where it was stopped before its function returned; or
+        ``JobInterruptedError``.
 
         Args:
             timeout: seconds.
@@ -190,8 +193,7 @@ class Job:
             TimeoutError: it has not ended by then.
         """
         self.wait(timeout)
-        record = self.record
-        return None if record.status is Status.STOPPED else error_of(self.store, record)
+        return error_of(self.store, self.record)
 
     def add_done_callback(self, fn: Callable[[Job], object]) -> None:
         """Call ``fn(job)`` in a thread of its own once the job has ended, however it did; at once if it has.
