@@ -13,6 +13,9 @@ import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+#: The name to install; on the package index, ``trainkit`` is an unrelated project.
+DISTRIBUTION = "jupyter-trainkit"
+
 
 class TrainkitError(Exception):
     """The root of all trainkit errors."""
@@ -124,7 +127,20 @@ class JobInterruptedError(TrainkitError, RuntimeError):
 
 
 class MissingExtraError(TrainkitError, ImportError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed; :func:`missing_extra` makes it."""
+
+
+def missing_extra(need: str, extra: str) -> MissingExtraError:
+    """Return the error for an optional dependency that is not installed, with the command that installs it.
+
+    Args:
+        need: what needs which package.
+        extra: the extra of this distribution that brings it.
+
+    >>> print(missing_extra("job.plot() needs matplotlib", "notebook"))
+    job.plot() needs matplotlib; install it with: pip install 'jupyter-trainkit[notebook]'
+    """
+    return MissingExtraError(f"{need}; install it with: pip install '{DISTRIBUTION}[{extra}]'")
 
 
 class ModelFileError(TrainkitError, ValueError):

@@ -1,6 +1,6 @@
 """What reporting costs on Ray: steps of a bare TorchTrainer loop and of one with ``run``, in turns, in one job.
 
-``python tests/benchmarks/ray_overhead.py`` needs ``trainkit[ray]``; it starts a cluster on this machine.
+``python tests/benchmarks/ray_overhead.py`` needs ``jupyter-trainkit[ray]``; it starts a cluster on this machine.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python tests/benchmarks/run.py [NAME …] [--peers PYTHON] [--repeats 5] [--json FILE] [--quick]
 
 Without names all are run.  ``--peers`` is an interpreter that has the other libraries, which are left out without
-it; ``python -m venv peers && peers/bin/pip install -c .ci/constraints.txt -e . tensorboard trackio wandb mlflow
+it; ``python -m venv peers && peers/bin/pip install -c .ci/locks/run.txt -e . tensorboard trackio wandb mlflow
 lightning accelerate skorch fastai polars duckdb`` makes one.  What it does not have is shown as "–".  Ratios
 travel to other machines, absolute figures do not.
 """

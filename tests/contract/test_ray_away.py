@@ -32,7 +32,7 @@ def no_address(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_extra_a_sentence_tells_what_to_install(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is made."""
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
-    with pytest.raises(MissingExtraError, match=r"pip install 'trainkit\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'jupyter-trainkit\[ray\]'"):
         tk.submit(learns, runner="ray", address="http://127.0.0.1:8265")
     assert list(root.iterdir()) == []
 

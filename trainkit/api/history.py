@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainkit.api.view import groups
-from trainkit.errors import MissingExtraError
+from trainkit.errors import missing_extra
 from trainkit.files.record import Record
 from trainkit.files.streams import tail
 
@@ -49,7 +49,7 @@ def metrics_figure(frame: pd.DataFrame, record: Record) -> Figure:
         # Not pyplot: it keeps figures in global state, which threads must not touch.
         from matplotlib.figure import Figure
     except ImportError:
-        raise MissingExtraError("job.plot() needs matplotlib: pip install 'trainkit[notebook]'") from None
+        raise missing_extra("job.plot() needs matplotlib", "notebook") from None
 
     shown = groups(name for name in frame.columns if name != "epoch") or {"nothing logged yet": []}
     columns = min(3, len(shown))

@@ -8,7 +8,7 @@ import click
 
 from trainkit.cli.exits import Exit
 from trainkit.cli.group import answers
-from trainkit.errors import MissingExtraError
+from trainkit.errors import missing_extra
 
 
 @click.command()
@@ -28,6 +28,6 @@ def serve(host: str, port: int, token: str | None, base_url: str, root: str | No
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "trainkit":
             raise
-        raise MissingExtraError(f"trainkit serve needs {error.name}: pip install 'trainkit[server]'") from None
+        raise missing_extra(f"trainkit serve needs {error.name}", "server") from None
     server.serve(host, port, root, token, base_url, announce_json=as_json)
     return Exit.OK

@@ -6,6 +6,7 @@ still read the file on the day the loss diverges.  https://protobuf.dev/programm
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 from enum import Enum
@@ -90,4 +91,22 @@ def allow_non_finite(node: Any) -> Any:
         return {key: allow_non_finite(item) for key, item in node.items()}
     if isinstance(node, list):
         return [allow_non_finite(item) for item in node]
+    return node
+
+
+def clean_descriptions(node: Any) -> Any:
+    r"""Return a JSON Schema whose descriptions, which come from docstrings, are not indented.
+
+    >>> clean_descriptions({"description": "A job.\n\n    With more.\n    ", "type": "object"})
+    {'description': 'A job.\n\nWith more.', 'type': 'object'}
+    """
+    if isinstance(node, dict):
+        return {
+            key: inspect.cleandoc(item)
+            if key == "description" and isinstance(item, str)
+            else clean_descriptions(item)
+            for key, item in node.items()
+        }
+    if isinstance(node, list):
+        return [clean_descriptions(item) for item in node]
     return node

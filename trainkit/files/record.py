@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from trainkit.errors import RecordError, StateError
-from trainkit.files.plain import allow_non_finite, from_plain, to_plain
+from trainkit.files.plain import allow_non_finite, clean_descriptions, from_plain, to_plain
 
 SCHEMA_VERSION = 1
 
@@ -395,4 +395,4 @@ def json_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Record)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "trainkit job record"
-    return cast("dict[str, Any]", allow_non_finite(schema))
+    return cast("dict[str, Any]", clean_descriptions(allow_non_finite(schema)))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.errors import MissingExtraError
+from trainkit.errors import missing_extra
 from trainkit.panels.frontend import attached
 
 if TYPE_CHECKING:
@@ -100,4 +100,4 @@ def dashboard(root: Store | str | Path | None = None) -> Dashboard:
 
 def _need() -> None:
     if not available():
-        raise MissingExtraError(f"panels need {', '.join(_NEEDED)}: pip install 'trainkit[notebook]'")
+        raise missing_extra(f"panels need {', '.join(_NEEDED)}", "notebook")

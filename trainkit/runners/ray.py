@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trainkit.errors import MissingExtraError, OptionError, RunnerError
+from trainkit.errors import MissingExtraError, OptionError, RunnerError, missing_extra
 from trainkit.files.endings import failed
 from trainkit.files.locks import FileLock, is_locked
 from trainkit.files.owners import is_running, this_process
@@ -48,7 +48,7 @@ ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 def check(record: Record) -> None:
     """Refuse what cannot reach a cluster."""
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("aiohttp") is None:
-        raise MissingExtraError("runner='ray' needs Ray; install it with: pip install 'trainkit[ray]'")
+        raise missing_extra("runner='ray' needs Ray", "ray")
     address = address_of(record)
     if address != "local":
         _check_that_it_answers(address)
@@ -242,7 +242,7 @@ def _client(address: str, patience_s: float) -> Any:
         import ray
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
-        raise MissingExtraError("this job is on Ray; install it with: pip install 'trainkit[ray]'") from error
+        raise missing_extra("this job is on Ray", "ray") from error
     for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

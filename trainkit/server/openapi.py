@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 import trainkit
-from trainkit.files.plain import allow_non_finite
+from trainkit.files.plain import allow_non_finite, clean_descriptions
 from trainkit.files.record import Record
 from trainkit.server.http import Route
 from trainkit.server.messages import HealthAnswer, JobRequest, ProblemAnswer
@@ -42,6 +42,7 @@ def document(base_url: str, routes: Iterable[Route]) -> dict[str, Any]:
     kinds = [*{kind for route in routes for kind in (route.request, route.answer)}, HealthAnswer, ProblemAnswer]
     _, schemas = msgspec.json.schema_components([*kinds, JobRequest, Record], ref_template=_TEMPLATE)
     schemas.update({name: allow_non_finite(schemas[name]) for name in _WITH_NUMBERS})
+    schemas = clean_descriptions(schemas)
     paths: dict[str, Any] = {"/health": {"get": _health()}, "/api/train/events": {"get": _events(schemas)}}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
