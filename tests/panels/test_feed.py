@@ -16,7 +16,6 @@ from trainkit.files.record import Best, CheckpointInfo, EndedBy, Parent, RankInf
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Store
 from trainkit.panels.feed import MOST_POINTS, POINTS, JobFeed, Message
-from trainkit.panels.printed import Printed
 
 Eventually = Callable[..., None]
 
@@ -351,30 +350,3 @@ def test_an_older_job_of_the_same_name_is_noticed(root: Path, eventually: Eventu
         for job in (first, second):
             job.stop()
             job.wait(10)
-
-
-def test_output_comes_as_it_is_printed(tmp_path: Path) -> None:
-    """What was printed comes once; a progress bar that overwrites itself is one line; escape codes are gone."""
-    path = tmp_path / "output.log"
-    printed = Printed(path)
-    assert printed.read() == ("", False)
-    path.write_bytes("one\n\x1b[31mtwö\x1b[0m\n".encode())
-    assert printed.read() == ("one\ntwö\n", False)
-    with open(path, "ab") as file:
-        file.write(b"10 %\r50 %\r100 %\ndone " + "ö".encode()[:1])
-    assert printed.read() == ("10 %\r50 %\r100 %\ndone ", False)
-    with open(path, "ab") as file:
-        file.write("ö".encode()[1:])
-    assert printed.read() == ("ö", False)
-    assert printed.tail() == "one\ntwö\n100 %\ndone ö"
-
-
-def test_a_flood_of_output_is_cut(tmp_path: Path) -> None:
-    """Of a megabyte printed at once the end is shown, and the page is told to forget what it had."""
-    path = tmp_path / "output.log"
-    printed = Printed(path)
-    path.write_text("".join(f"line {number}\n" for number in range(100_000)))
-    text, anew = printed.read()
-    assert anew
-    assert text.endswith("line 99999\n")
-    assert len(text.splitlines()) == 200

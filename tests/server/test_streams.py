@@ -91,14 +91,28 @@ def test_the_output_comes_whole_or_by_its_last_lines(server: RunningServer) -> N
     assert server.get("api/train/logs", job_id=job.id).json["logs"] == job.logs()
     assert server.get("api/train/logs", job_id=job.id, tail=1).json["logs"] == "last line\n"
     assert server.get("api/train/logs", job_id=job.id, tail=0).json["logs"] == ""
-    whole = job.paths.output.read_bytes()
-    cut = whole.index("ü".encode()) + 1
-    job.paths.output.write_bytes(whole[:cut])
-    first = server.get("api/train/logs", job_id=job.id).json
-    assert first["logs"].endswith("gr")
-    job.paths.output.write_bytes(whole)
+
+
+def test_a_line_that_may_still_change_is_apart(
+    server: RunningServer, start_job: Callable[..., Any], eventually: Callable[..., None]
+) -> None:
+    """Of a running job a progress bar is its newest frame, and is sent again; characters stay whole."""
+    job = start_job()
+    eventually(lambda: job.logs() == "begun\n")
+    with open(job.paths.output, "ab") as file:
+        file.write(b"\n10 %\r20 % gr" + "ü".encode()[:1])
+    first = server.get("api/train/logs", job_id=job.id, since=len("begun\n")).json
+    assert (first["logs"], first["line"], first["more"]) == ("\n", "20 % gr", False)
+    with open(job.paths.output, "ab") as file:
+        file.write("ü".encode()[1:] + b"n\r30 %\nnext")
     rest = server.get("api/train/logs", job_id=job.id, since=first["next"]).json
-    assert first["logs"] + rest["logs"] == whole.decode()
+    assert (rest["logs"], rest["line"]) == ("30 %\n", "next")
+    last = server.get("api/train/logs", job_id=job.id, tail=2).json
+    assert (last["logs"], last["line"], last["next"]) == ("30 %\n", "next", rest["next"])
+    job.stop()
+    job.wait(10)
+    ended = server.get("api/train/logs", job_id=job.id, since=rest["next"]).json
+    assert (ended["logs"], ended["line"], ended["next"]) == ("next", "", job.paths.output.stat().st_size)
 
 
 @pytest.mark.parametrize("since", [10_000_000, 2**44, 2**53])

@@ -23,6 +23,7 @@ from trainkit.api.snapshot import Snapshot, take
 from trainkit.errors import (
     RunnerError,
 )
+from trainkit.files.log_tail import read_last_lines, read_log
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Record, Status, to_dict
@@ -116,13 +117,12 @@ class Job:
         return view.standing_warnings(self.events())
 
     def logs(self, tail: int | None = None) -> str:
-        """Return what the training code printed.
+        """Return what the training code printed, as a terminal shows it: a progress bar is its last frame.
 
         Args:
-            tail: only that many last lines.
+            tail: only that many last lines; no more than the end of the file is read then.
         """
-        text = self.paths.output.read_text(encoding="utf-8", errors="replace")
-        return text if tail is None else "".join(text.splitlines(keepends=True)[-tail:] if tail else [])
+        return read_log(self.paths.output) if tail is None else read_last_lines(self.paths.output, tail)
 
     def plot(self) -> Figure:
         """Return a chart of each metric, training and validation together.

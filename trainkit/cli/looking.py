@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import codecs
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trainkit.cli.exits import Exit, echo_json
 from trainkit.cli.group import answers, job_id_argument
+from trainkit.files.log_tail import LogReader
 
 if TYPE_CHECKING:
     from trainkit.api.job import Job
@@ -104,30 +106,37 @@ def logs(job_id: str | None, follow: bool, tail: int | None, root: str | None, a
     if not follow:
         click.echo(job.logs(tail), nl=False)
         return Exit.OK
-    rest = ""
-    for new in _appended(job, tail):
-        if not as_json:
-            click.echo(new, nl=False)
-            continue
-        *lines, rest = (rest + new).split("\n")
-        for line in lines:
-            echo_json({"job_id": job.id, "line": line})
-    if rest:
-        echo_json({"job_id": job.id, "line": rest})
+    show: Callable[[str, str], None] = partial(_show_json, job.id) if as_json else _show_settled
+    if not as_json and sys.stdout.isatty():
+        from trainkit.cli.screens import LiveRows, redraws, terminal
+
+        if redraws(terminal()):
+            show = LiveRows().show
+    for text, rest in _appended(job, tail):
+        show(text, rest)
     return Exit.OK
 
 
-def _appended(job: Job, tail: int | None) -> Iterator[str]:
-    """Yield what a job prints until it has ended, beginning with its last lines, or all."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    with open(job.paths.output, "rb") as file:
+def _show_settled(text: str, _rest: str) -> None:
+    click.echo(text, nl=False)
+
+
+def _show_json(job_id: str, text: str, _rest: str) -> None:
+    for line in text.removesuffix("\n").split("\n") if text else []:
+        echo_json({"job_id": job_id, "line": line})
+
+
+def _appended(job: Job, tail: int | None) -> Iterator[tuple[str, str]]:
+    """Yield the lines that a job prints until it has ended, beginning with its last lines, or all.
+
+    Each time it yields the lines that will not change any more, and what follows them now: an unfinished line,
+    a progress bar.
+    """
+    with LogReader(job.paths.output, tail) as reader:
         while True:
             ended = job.done()  # asked before reading: what is printed last is then never missed
-            new = decoder.decode(file.read(), final=ended)
-            if tail is not None:
-                new, tail = "".join(new.splitlines(keepends=True)[-tail:] if tail else []), None
-            if new:
-                yield new
+            yield from reader.read()
             if ended:
+                yield reader.finish(), ""
                 return
             time.sleep(_FOLLOW_S)

@@ -6,12 +6,14 @@ What is shown is decided in :mod:`trainkit.api.view`.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -47,11 +49,12 @@ def screen_for(store: Store, *, as_json: bool) -> Screen:
     if as_json:
         return JsonScreen()
     console = terminal()
-    # A notebook's `!trainkit` is given a terminal, but one that cannot go up a line.
-    lines_only = "JPY_PARENT_PID" in os.environ or console.is_dumb_terminal
-    if console.is_terminal and not lines_only:
-        return LiveScreen(console, store)
-    return PlainScreen(console, store)
+    return LiveScreen(console, store) if redraws(console) else PlainScreen(console, store)
+
+
+def redraws(console: Console) -> bool:
+    """Whether the output goes to a terminal that can go up a line; that of a notebook's `!trainkit` cannot."""
+    return console.is_terminal and not console.is_dumb_terminal and "JPY_PARENT_PID" not in os.environ
 
 
 class _Console(Console):
@@ -67,6 +70,27 @@ def terminal() -> Console:
     if sys.stdout.isatty():
         return _Console(highlight=False)
     return _Console(highlight=False, force_terminal=False, no_color=True, color_system=None, width=1_000)
+
+
+class LiveRows:
+    """Lines in a terminal, of which the last ones are drawn again when they change."""
+
+    def __init__(self) -> None:
+        self._drawn = 0
+
+    def show(self, text: str, rest: str) -> None:
+        """Print lines, and below them what may still change.
+
+        Args:
+            text: whole lines, or the end of all.
+            rest: what follows them now; what was shown of it before is replaced.
+        """
+        width, height = shutil.get_terminal_size()
+        rows = [set_cell_size(row, width - 1) if cell_len(row) >= width else row for row in rest.split("\n")]
+        rows = rows[-max(1, height - 1) :] if rest else []
+        back = "" if not self._drawn else "\r" + "\x1b[A" * (self._drawn - 1) + "\x1b[J"
+        click.echo(back + text + "\n".join(rows), nl=False, color=True)
+        self._drawn = len(rows)
 
 
 class JsonScreen:

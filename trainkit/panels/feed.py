@@ -5,6 +5,7 @@ A feed reads nothing but files, so it serves every runner and jobs of other kern
 A message is a JSON object and binary buffers.  ``{"type": "full", "card": …, "series": […], "output": …}`` draws a
 job from nothing; ``{"type": "delta", …}`` holds what changed since the message before, whose ``seq`` is one less.
 A series names, in ``at``, the buffer with its steps (float64); the next one holds its values (float32).
+``output`` is a pair: the number of a row of the log, and the rows from it on, which replace those of the page.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import psutil
 
 from trainkit.api import view
 from trainkit.errors import RecordError, UnknownJobError
+from trainkit.files.log_tail import LogTail
 from trainkit.files.owners import Process, is_running
 from trainkit.files.paths import jobs_folder
 from trainkit.files.record import Record, Status
@@ -27,7 +29,6 @@ from trainkit.files.store import Store
 from trainkit.panels.controls import Controls
 from trainkit.panels.happened import Happened
 from trainkit.panels.lines import Floats
-from trainkit.panels.printed import Printed
 from trainkit.panels.series import History, thinned
 
 Message = tuple[dict[str, Any], list[bytes]]
@@ -77,7 +78,7 @@ class JobFeed:
         self.history = History(self.paths.metrics)
         self.record = store.observe(job_id)
         self.ended = self.deleted = False
-        self._printed = Printed(self.paths.output)
+        self._log = LogTail(self.paths.output)
         self._clock, self._ticks = clock, ticks
         self._began = ticks()
         self._seq = 0
@@ -110,7 +111,7 @@ class JobFeed:
             return None if told and not self._full_wanted else self._farewell()
         record = self.record
         grown = self.history.read()
-        output, output_anew = self._printed.read()
+        printed = self._log.read()
         card = self.card(record)
         ended, self.ended = self.ended, record.status.terminal and self.history.complete
         now = self._ticks()
@@ -124,13 +125,13 @@ class JobFeed:
         ):
             return self._full(card, now)
         changed = {key: value for key, value in card.items() if self._card.get(key) != value}
-        if not (grown or output or changed):
+        if not (grown or printed or changed):
             return None
         self._card = card
         self._seq += 1
         content: dict[str, Any] = {"type": "delta", "seq": self._seq, "card": changed}
-        if output:
-            content["printed" if not output_anew else "output"] = output
+        if printed:
+            content["output"] = self._log.take_changes()
         buffers: list[bytes] = []
         content["series"] = [
             self._series(name, buffers, self._sent.get(name, 0), DELTA_POINTS)
@@ -164,7 +165,7 @@ class JobFeed:
         if not self._observe():
             return self._farewell()
         self.history.read()
-        self._printed.read()
+        self._log.read()
         self.ended = self.record.status.terminal and self.history.complete
         return self._full(self.card(self.record), self._ticks())
 
@@ -236,7 +237,7 @@ class JobFeed:
             "seq": self._seq,
             "card": card,
             "series": series,
-            "output": self._printed.tail(),
+            "output": self._log.all(),
         }, buffers
 
     def _series(self, name: str, buffers: list[bytes], since: int, count: int) -> dict[str, Any]:

@@ -164,9 +164,14 @@ class MetricsAnswer(Answer, kw_only=True):
 
 
 class LogsAnswer(Answer, kw_only=True):
-    """A piece of the output; ``next`` is where to go on, ``more`` whether there is more now."""
+    """A piece of the output, as a terminal shows it: a progress bar is its last frame.
+
+    ``logs`` holds the lines that will not change any more, ``line`` the beginning of what follows them now and may
+    still change; ``next`` is where to go on, ``more`` whether there is more now.
+    """
 
     logs: str
+    line: str = ""
     next: int
     more: bool
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from trainkit.files.log_tail import read_last_piece, read_piece
 from trainkit.files.record import Record
 from trainkit.files.streams import tail
 from trainkit.server.messages import (
@@ -37,12 +37,12 @@ def metrics(site: Site, request: MetricsRequest) -> MetricsAnswer:
 def logs(site: Site, request: LogsRequest) -> LogsAnswer:
     """Return a piece of what the training code printed: its last lines, or from an offset on."""
     job = site.roots.job(site.roots.store(request.root), request.job_id)
+    ended = job.done()  # asked before reading: what is printed last is then never missed
+    since, path = request.since or 0, job.paths.output
     if request.tail is None:
-        return _logs(job.paths.output, request.since or 0)
-    size = _size(job.paths.output)
-    piece = _logs(job.paths.output, max(request.since or 0, size - PIECE_BYTES))
-    lines = piece.logs.splitlines(keepends=True)[-request.tail :] if request.tail else []
-    return LogsAnswer(logs="".join(lines), next=piece.next, more=False)
+        return _logs(path, since, ended=ended)
+    piece = read_last_piece(path, request.tail, since=since, limit_bytes=PIECE_BYTES, ended=ended)
+    return LogsAnswer(logs=piece.text, line=piece.line, next=piece.next, more=piece.more)
 
 
 def _metrics(path: Path, since: int) -> MetricsAnswer:
@@ -55,16 +55,9 @@ def _lines(path: Path, since: int) -> tuple[list[dict[str, Any]], int]:
     return tail(path, since, limit_bytes=PIECE_BYTES) if since < _size(path) else ([], since)
 
 
-def _logs(path: Path, since: int) -> LogsAnswer:
-    if since >= _size(path):
-        return LogsAnswer(logs="", next=since, more=False)
-    with open(path, "rb") as file:
-        file.seek(since)
-        data = file.read(PIECE_BYTES)
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data)
-    offset = since + len(data) - len(decoder.getstate()[0])  # a character that is not whole yet is left for later
-    return LogsAnswer(logs=text, next=offset, more=len(data) == PIECE_BYTES)
+def _logs(path: Path, since: int, *, ended: bool) -> LogsAnswer:
+    piece = read_piece(path, since, limit_bytes=PIECE_BYTES, ended=ended)
+    return LogsAnswer(logs=piece.text, line=piece.line, next=piece.next, more=piece.more)
 
 
 def _size(path: Path) -> int:
@@ -111,6 +104,7 @@ class Follower:
         self.over = False
         self._job = site.roots.job(site.roots.store(request.root), request.job_id)
         self._record: Record | None = None
+        self._line = ""
 
     def news(self) -> Iterator[tuple[str, Answer]]:
         """Yield what has happened since the last call, each with the name of its event; `end` is the last.
@@ -131,11 +125,12 @@ class Follower:
         if happened:
             self.cursor = msgspec.structs.replace(self.cursor, events=offset)
             yield "events", EventsAnswer(events=happened)
-        logs = _logs(paths.output, self.cursor.output)
-        if logs.logs:
+        logs = _logs(paths.output, self.cursor.output, ended=record.status.terminal)
+        if (logs.next, logs.line) != (self.cursor.output, self._line):
+            self._line = logs.line
             self.cursor = msgspec.structs.replace(self.cursor, output=logs.next)
             yield "logs", logs
-        if record.status.terminal and not (metrics.metrics or happened or logs.logs):
+        if record.status.terminal and not (metrics.metrics or happened or logs.more):
             self.over = True
             yield "end", EndEvent(status=record.status)
 

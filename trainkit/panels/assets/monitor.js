@@ -12,6 +12,9 @@ const FOLLOWED = ["lr", "weight_decay"];
 // Of more charts than these the others are folded away at first.
 const MOST_CHARTS = 9;
 
+// Rows of the log that are kept.
+const MOST_ROWS = 201;
+
 // silent: nobody can tell whether it still runs.
 function statePill(status, phase, silent = false) {
   return h(`span.tk-state.tk-${silent ? "silent" : status.toLowerCase()}`, {}, icon(silent ? "UNREADABLE" : status), h("span", {}, status.charAt(0) + status.slice(1).toLowerCase()),
@@ -27,7 +30,8 @@ class MonitorView {
     this.seq = null;
     this.charts = new Map();
     this.settings = { log: false, smoothing: 0 };
-    this.output = "";
+    this.output = []; // rows of the log, of which the first has the number this.outputFrom
+    this.outputFrom = 0;
     this.pending = null;
     this.dirty = new Set();
     this.syncKey = newId("sync");
@@ -99,7 +103,7 @@ class MonitorView {
     if (content.type === "full") {
       this.seq = content.seq;
       this.card = content.card;
-      this.output = content.output;
+      this.takeOutput(content.output);
       for (const chart of this.charts.values()) chart.drop(content.series.map((series) => series.name));
       this.take(content.series, buffers, true);
       this.draw();
@@ -113,8 +117,7 @@ class MonitorView {
       }
       this.seq = content.seq;
       Object.assign(this.card, content.card);
-      if (content.output !== undefined) this.output = content.output;
-      if (content.printed) this.output = lastLines(this.output + content.printed);
+      if (content.output) this.takeOutput(content.output);
       this.take(content.series, buffers, false);
       this.draw();
     } else if (content.type === "window") {
@@ -412,8 +415,21 @@ class MonitorView {
     this.dirty.clear();
   }
 
+  // Rows from a number on take the place of those that were there: a progress bar changes the last ones.
+  takeOutput([from, text]) {
+    const known = from > this.outputFrom && from <= this.outputFrom + this.output.length;
+    const kept = known ? this.output.slice(0, from - this.outputFrom) : [];
+    if (!known) this.outputFrom = from;
+    this.output = [...kept, ...text.split("\n")];
+    const excess = this.output.length - MOST_ROWS;
+    if (excess > 0) {
+      this.output.splice(0, excess);
+      this.outputFrom += excess;
+    }
+  }
+
   drawOutput() {
-    const lines = overwritten(this.output).trimEnd();
+    const lines = this.output.join("\n").trimEnd();
     show(this.outputBox, lines.length > 0);
     say(this.lastLine, this.outputBox.open ? "" : lines.slice(lines.lastIndexOf("\n") + 1));
     if (!this.outputBox.open) return;
@@ -479,14 +495,4 @@ class MonitorView {
     clearInterval(this.following);
     for (const chart of this.charts.values()) chart.close();
   }
-}
-
-function lastLines(text) {
-  const kept = text.length > 40000 ? text.slice(-32000) : text;
-  const lines = kept.split("\n");
-  return lines.length > 201 ? lines.slice(-201).join("\n") : kept;
-}
-
-function overwritten(text) {
-  return text.includes("\r") ? text.split("\n").map((line) => line.replace(/\r+$/, "").split("\r").pop()).join("\n") : text;
 }
