@@ -121,7 +121,7 @@ def test_what_is_no_model_file_is_said_to_be_none(model: TableModel, tmp_path: P
     with pytest.raises(ModelFileError, match="no model file"):
         load_model(file)
     file.write_bytes(b"")
-    with pytest.raises(ModelFileError, match="no model file"):
+    with pytest.raises(ModelFileError, match="not a model file"):
         load_model(file)
     model.save(file)
     whole = file.read_bytes()
