@@ -48,8 +48,8 @@ class Node:
 
     Attributes:
         kind: ``list``, ``tuple``, ``dict``, ``OrderedDict``, ``Counter``, ``set``, ``storage``, ``tensor``,
-            ``plain`` (a hashable value), ``name`` (of a class, function or constant), or ``object`` (of a class that
-            the user allowed).
+            ``plain`` (a hashable value), ``name`` (of a class, function or constant), or ``object`` (of a class
+            that the user allowed).
         items: its parts; of a dict keys and values in turn.
         name: of a ``name``, as in the file: module and name with a blank between them.
         elements: how many a storage or tensor has.

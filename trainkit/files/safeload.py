@@ -6,9 +6,9 @@
 - entries that are compressed or overlap unpack to any size, and a directory may list millions of them;
 - several calls that it allows take memory by a number in the file.
 
-All of these are refused before.  What is checked is what is loaded: the same open file, with one archive that begins
-with its first byte and ends with its last.
-What the structure may call is listed in :mod:`trainkit.files.pickle_structure`.
+All of these are refused before.  What is checked is what is loaded: the same open file, with one archive that
+begins with its first byte and ends with its last.  What the structure may call is listed in
+:mod:`trainkit.files.pickle_structure`.
 """
 
 from __future__ import annotations
