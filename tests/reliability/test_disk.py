@@ -24,7 +24,7 @@ from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
 from trainkit.files.streams import tail
 from trainkit.resuming.checkpoints import load_resume, save_resume, whole_resume
-from trainkit.runners.thread import outcome_of
+from trainkit.runners.outcomes import outcome_of
 
 HERE = Path(__file__).parent
 #: Dozens of processes each: what takes seconds here takes minutes on a busy machine.

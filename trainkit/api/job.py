@@ -1,7 +1,8 @@
 """A job, seen from outside: read like a ``Future``, driven like a job.
 
-A :class:`Job` holds nothing but its id and where its files are, so one made in another process, or tomorrow,
-is as good as the one that ``submit`` returned.  It reads, and appends requests; it never writes a record.
+A :class:`Job` knows its id and where its files are, so one made in another process, or tomorrow, is as good as
+the one that ``submit`` returned.  One exception: a result that cannot be pickled is lost when no ``Job`` is left
+in the process that ran it.  A ``Job`` reads, and appends requests; it never writes a record.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit.api import view
 from trainkit.api.attempts import resume
 from trainkit.api.repeating import branch, check_params, replay
-from trainkit.api.results import error_of, returned_by
+from trainkit.api.results import delete, error_of, returned_by
 from trainkit.api.snapshot import Snapshot, take
 from trainkit.errors import (
     RunnerError,
@@ -31,6 +32,7 @@ from trainkit.files.store import Store
 from trainkit.files.streams import tail
 from trainkit.resuming.kept import available
 from trainkit.runners import runner
+from trainkit.runners.outcomes import remembered
 from trainkit.runners.thread import is_waited_for
 
 if TYPE_CHECKING:
@@ -60,13 +62,21 @@ class Job:
         self.store = Store.at(root)
         self.id = job_id
         self.name = self.store.read(job_id).name
+        self._remembered = remembered(self.store, job_id)
 
     @classmethod
     def of(cls, record: Record, store: Store) -> Job:
         """Return the job of a record that was read, or made, a moment ago."""
         job = cls.__new__(cls)
         job.store, job.id, job.name = store, record.job_id, record.name
+        job._remembered = remembered(store, record.job_id)
         return job
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "id": self.id, "name": self.name}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _remembered=remembered(state["store"], state["id"]))
 
     @functools.cached_property
     def paths(self) -> JobPaths:
@@ -374,7 +384,7 @@ class Job:
         Raises:
             StateError: it has not ended.
         """
-        self.store.delete(self.id)
+        delete(self.store, self.id)
 
     # --- what it left ----------------------------------------------------------------------------
 

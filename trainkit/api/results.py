@@ -7,8 +7,8 @@ from typing import Any
 from trainkit.errors import JobFailedError, JobInterruptedError, JobStoppedError, StateError
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
+from trainkit.runners.outcomes import forget, outcome_of
 from trainkit.runners.task import load_outcome
-from trainkit.runners.thread import outcome_of
 
 
 def error_of(store: Store, record: Record) -> BaseException | None:
@@ -42,10 +42,21 @@ def returned_by(store: Store, record: Record) -> Any:
     if not known:
         file = store.paths(record.job_id).model
         raise StateError(
-            f"job {record.name!r} is {record.status}, but what it returned is not here: it was in the memory of "
-            f"the process that ran it. job.model() reads {file.name}, if it left a model"
+            f"job {record.name!r} is {record.status}, but what it returned is not available here: it was only in "
+            "the memory of the process that ran it (it cannot be pickled, or is large), and no Job of it is left "
+            f"there. job.model() reads {file.name}, if it left a model"
         )
     return value
+
+
+def delete(store: Store, job_id: str) -> None:
+    """Remove all files of a job, and free what this process still has of it.
+
+    Raises:
+        StateError, StoreError: as :meth:`~trainkit.files.store.Store.delete` does.
+    """
+    store.delete(job_id)
+    forget(store, job_id)
 
 
 def _outcome(store: Store, record: Record) -> tuple[Any, BaseException | None, bool]:
@@ -55,6 +66,6 @@ def _outcome(store: Store, record: Record) -> tuple[Any, BaseException | None, b
         outcome.settled.wait()
         return outcome.value, outcome.error, outcome.returned
     result = store.paths(record.job_id).result
-    if record.runner != "thread" and result.exists():
+    if result.exists():
         return load_outcome(result)
     return None, None, False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
@@ -12,8 +11,7 @@ from trainkit.errors import ModelFileError, TrainkitError
 from trainkit.files.modelfile import load_model_content
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
-from trainkit.runners.thread import outcome_of
-from trainkit.runners.worker import Outcome
+from trainkit.runners.outcomes import outcome_of
 
 #: How long a copy from between two steps is waited for; a step that takes longer answers with what is saved.
 COPY_S = 30.0
@@ -71,9 +69,10 @@ def take(store: Store, record: Record) -> Snapshot:
     """
     outcome = outcome_of(store, record)
     running = record.status in (Status.RUNNING, Status.PAUSED, Status.STOPPING)
-    if outcome is not None and outcome.run is not None and running and "model" in outcome.run.tracked:
+    run = outcome.run if outcome is not None else None
+    if outcome is not None and run is not None and running and "model" in run.tracked:
         try:
-            model, step = outcome.run.control.ask_for_a_copy().result(COPY_S)
+            model, step = run.control.ask_for_a_copy().result(COPY_S)
             return Snapshot(model, step, "live")
         except CancelledError:
             outcome.settled.wait()  # it ended just now; what it returned answers
@@ -85,7 +84,8 @@ def take(store: Store, record: Record) -> Snapshot:
                 "job.checkpoint() saves it, and then its file answers"
             ) from error
     if outcome is not None and outcome.returned and _is_model(outcome.value):
-        return Snapshot(outcome.value, outcome.run.step if outcome.run else record.step, "result")
+        outcome.settled.wait()
+        return Snapshot(outcome.value, outcome.step, "result")
     path = store.paths(record.job_id).model
     if not path.exists():
         raise TrainkitError(
@@ -101,20 +101,10 @@ def take(store: Store, record: Record) -> Snapshot:
         return Snapshot(load_model(path), step, "file")
     if "state_dict" not in content:
         raise ModelFileError(f"{path} holds neither a table model nor a state dict")
-    return Snapshot(_with_its_class(outcome, content["state_dict"]), step, "file")
-
-
-def _with_its_class(outcome: Outcome | None, weights: Any) -> Any:
-    """Return weights as the module they are of, where this process has run the job to its end."""
-    run = outcome.run if outcome is not None and outcome.settled.is_set() else None
-    if run is None or "model" not in run.tracked:
-        return weights
-    try:
-        model = copy.deepcopy(run.tracked["model"])
-        model.load_state_dict(weights)
-    except Exception:  # noqa: BLE001 - one that cannot be copied, or has become another: the weights are what is left
-        return weights
-    return model
+    weights = content["state_dict"]
+    # As a module of its class where this process has run the job to its end.
+    model = outcome.model_with(weights) if outcome is not None else None
+    return Snapshot(weights if model is None else model, step, "file")
 
 
 def _is_model(value: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import time
@@ -75,6 +76,11 @@ class Store:
     def at(cls, root: Store | str | os.PathLike[str] | None) -> Store:
         """Return the store that an argument ``root=`` means."""
         return root if isinstance(root, Store) else cls(root)
+
+    @functools.cached_property
+    def real_root(self) -> str:
+        """The root without links: the same text for all ways to the same folder."""
+        return os.path.realpath(self.root)
 
     def __repr__(self) -> str:
         return f"Store({str(self.root)!r})"

@@ -16,20 +16,21 @@ from trainkit.files.streams import write_all
 _AT_ONCE = 1 << 16
 
 
-def write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
+def write_atomically(path: Path, data: bytes, *, durable: bool, private: bool = False) -> None:
     """Replace a file so that readers see the old content or the new, never anything else.
 
     Args:
         path: the file.
         data: its new content.
         durable: also survive a loss of power from here on; costs about 10 ms.
+        private: only this user may read it, whatever the umask.
 
     Raises:
         StoreError: it could not be written; the old content is there still, or the new one but not safely.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with telling(path):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         try:
             try:
                 write_all(fd, data)

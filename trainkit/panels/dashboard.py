@@ -10,6 +10,7 @@ import traitlets
 from trainkit.api import view
 from trainkit.api.job import Job
 from trainkit.api.listing import records_of
+from trainkit.api.results import delete
 from trainkit.errors import RecordError
 from trainkit.files.store import Store
 from trainkit.panels.catalogue import Catalogue
@@ -102,7 +103,7 @@ class Dashboard(Panel):
             return None if reply is None else _wrapped(job.id, reply)
         elif kind == "ask" and message.get("action") == "delete":
             job_id = str(message.get("job_id"))
-            self.in_background(lambda: self.store.delete(job_id), about="delete")
+            self.in_background(lambda: delete(self.store, job_id), about="delete")
         elif kind == "ask":
             ask(self, Job(str(message.get("job_id")), self.store), message)
         return None

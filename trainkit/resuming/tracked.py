@@ -50,6 +50,10 @@ class Tracked(Mapping[str, Any]):
         if name in self._saved and not (self._in_a_loop and _draws(thing)):
             _bring_back(thing, self._saved[name])
 
+    def release(self) -> None:
+        """Let go of all things: the run has ended."""
+        self._things, self._saved = {}, {}
+
     def states(self) -> dict[str, Any]:
         """Return the states of all."""
         return {name: state_of(thing) for name, thing in self.items()}

@@ -40,7 +40,7 @@ def dump_task(task: Task) -> bytes:
     pickle.dump({"sys_path": list(sys.path), "folder": os.getcwd(), "sources": sources}, file)
     try:
         # Behind it, and not within: what takes a gigabyte is not held once more.
-        _Pickler(file).dump((task.function, task.arguments))
+        ValuePickler(file).dump((task.function, task.arguments))
     except Exception as error:  # pickling runs the code of any class, which may raise anything
         raise TaskError(_explain(task, error)) from error
     return file.getvalue()
@@ -74,14 +74,22 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
     return Task(function, arguments)
 
 
-def dump_outcome(value: Any, error: BaseException | None, *, returned: bool) -> bytes:
+def dump_outcome(
+    value: Any, error: BaseException | None, *, returned: bool, limit_bytes: int | None = None
+) -> bytes:
     """Pickle what a function returned or raised.
 
+    Args:
+        value: what it returned.
+        error: what it raised.
+        returned: whether it returned.
+        limit_bytes: how large the pickle may become.
+
     Raises:
-        TaskError: it cannot be pickled.
+        TaskError: it cannot be pickled, or takes more than the limit.
     """
     try:
-        return _pickled((value, error, returned))
+        return _pickled((value, error, returned), limit_bytes)
     except Exception as failure:  # as in dump_task
         what = "raised" if error is not None else "returned"
         thing = type(error if error is not None else value).__name__
@@ -106,9 +114,28 @@ def describe(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", None) or type(function).__name__
 
 
-def _pickled(value: Any) -> bytes:
-    file = io.BytesIO()
-    _Pickler(file).dump(value)
+class BoundedBuffer(io.BytesIO):
+    """A buffer that refuses what would exceed a limit, so that pickling something huge ends early.
+
+    >>> BoundedBuffer(3).write(b"four")
+    Traceback (most recent call last):
+    ValueError: it takes more than 3 bytes
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__()
+        self._limit_bytes = limit_bytes
+
+    def write(self, data: Any) -> int:
+        """Write data if there is room."""
+        if self.tell() + memoryview(data).nbytes > self._limit_bytes:
+            raise ValueError(f"it takes more than {self._limit_bytes:,} bytes")
+        return super().write(data)
+
+
+def _pickled(value: Any, limit_bytes: int | None = None) -> bytes:
+    file = io.BytesIO() if limit_bytes is None else BoundedBuffer(limit_bytes)
+    ValuePickler(file).dump(value)
     return file.getvalue()
 
 
@@ -121,7 +148,7 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     )
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value, and code with the name of its file."""
 
     dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})

@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections import OrderedDict
+from typing import Any
 
 from trainkit.errors import OptionError, RunnerError, StoreError, TaskError, TrainkitError
 from trainkit.files.locks import FileLock
@@ -25,20 +25,17 @@ from trainkit.files.store import Handle, Store
 from trainkit.files.whole import write_atomically
 from trainkit.runners.kernel import keep_alive
 from trainkit.runners.openmp import wait_briefly
+from trainkit.runners.outcomes import Outcome, Remembered, outcome_of, remembered
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, dump_task, load_task
-from trainkit.runners.worker import Outcome, work
+from trainkit.runners.worker import work
 from trainkit.training.output import captured
 
 #: How long an ending kernel waits for its jobs to save.
 EXIT_GRACE_S = 10.0
 #: The exit code of a script that was interrupted while it waited for a job that does not listen (128 + SIGINT).
 _EXIT_INTERRUPTED = 130
-#: How many ended jobs keep what they returned for whoever asks later.
-_KEPT_OUTCOMES = 16
-
-_outcomes: OrderedDict[str, Outcome] = OrderedDict()
 #: The jobs that run or wait here.  Each thread sets its event last: a ``join`` that Ctrl-C cuts off takes a thread
 #: for ended from then on (https://github.com/python/cpython/issues/90882), so nobody joins them.
 _running: dict[str, tuple[threading.Event, Store, str]] = {}
@@ -64,15 +61,15 @@ def submit(
     store.write_handle(record.job_id, handle)
     if "torch" not in sys.modules:
         wait_briefly(os.environ)
-    outcome = Outcome()
-    _outcomes[_key(store, record)] = outcome
+    known = remembered(store, record.job_id)
+    known.outcome = Outcome(record.attempt)
     # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
     # LookupError without it), and it is a copy, so that nothing set there comes back into the notebook.
     context = contextvars.copy_context()
     over = threading.Event()
     thread = threading.Thread(
         target=context.run,
-        args=(_run, store, record, task, outcome, lock, ticket, handle.requests_offset, over),
+        args=(_run_and_release, store, record, task, known, lock, ticket, handle.requests_offset, over),
         name=f"trainkit-{record.job_id}",
         daemon=_interactive(),
     )
@@ -80,7 +77,8 @@ def submit(
     try:
         thread.start()
     except BaseException:  # the system has no room for one more
-        del _running[_key(store, record)], _outcomes[_key(store, record)]
+        del _running[_key(store, record)]
+        known.outcome = None
         raise
     keep_alive(_running_ids)
 
@@ -102,11 +100,6 @@ def kill(store: Store, record: Record) -> None:
     )
 
 
-def outcome_of(store: Store, record: Record) -> Outcome | None:
-    """Return what a thread job of this very process returned or raised, if it is still known."""
-    return _outcomes.get(_key(store, record))
-
-
 def is_waited_for(store: Store, record: Record) -> bool:
     """Whether this interpreter runs the job and, when it ends, waits for it."""
     return outcome_of(store, record) is not None and not _interactive()
@@ -114,42 +107,45 @@ def is_waited_for(store: Store, record: Record) -> bool:
 
 def _key(store: Store, record: Record) -> str:
     # By its real name: whoever comes to the same folder by a link means the same job.
-    return f"{os.path.realpath(store.root)}:{record.job_id}:{record.attempt}"
+    return f"{store.real_root}:{record.job_id}:{record.attempt}"
+
+
+def _run_and_release(store: Store, record: Record, task: Task, known: Remembered, *rest: Any) -> None:
+    """Run the job, then free what the frames of an exception would keep alive, those of `_run` among them."""
+    outcome = known.outcome
+    _run(store, record, task, known, *rest)
+    del task, known, rest
+    if outcome is not None:
+        outcome.release_frames()
 
 
 def _run(
     store: Store,
     record: Record,
     task: Task,
-    outcome: Outcome,
+    known: Remembered,
     lock: FileLock,
     ticket: Ticket,
     requests_offset: int,
     over: threading.Event,
 ) -> None:
+    outcome = known.outcome or Outcome(record.attempt)
     try:
         recorder = Recorder(store, record, requests_offset=requests_offset)
         store.write_record(record, durable=True)
         _keep_for_a_resume(store, record, task)
         with captured(store.paths(record.job_id).output):
             if wait_in_queue(recorder, ticket, ending=_ending):
-                work(recorder, task, outcome)
+                work(recorder, task, outcome, keep_outcome=lambda outcome: outcome.write(store, record))
     except Exception as error:  # noqa: BLE001 - what we did not foresee must not read as a job that vanished
         outcome.error = outcome.error or error
         store.tell_failure(record, error)
     finally:
         outcome.settled.set()
-        _forget_old_outcomes()
         ticket.close()
         lock.release()
         _running.pop(_key(store, record), None)
         over.set()
-
-
-def _forget_old_outcomes() -> None:
-    ended = [key for key, outcome in _outcomes.items() if outcome.settled.is_set()]
-    for key in ended[: max(0, len(ended) - _KEPT_OUTCOMES)]:
-        _outcomes.pop(key, None)
 
 
 def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:

@@ -38,6 +38,7 @@ from trainkit.resuming.checkpoints import save, take_up
 from trainkit.resuming.randomness import random_numbers
 from trainkit.resuming.steering import history_of, load_plan
 from trainkit.runners.orphans import die_with_parent
+from trainkit.runners.outcomes import Outcome
 from trainkit.runners.task import Task, dump_outcome, load_task
 from trainkit.training.boundary import StopRun
 from trainkit.training.output import send_output_to
@@ -51,17 +52,6 @@ _ENDED = {
     EndedBy.TIME_LIMIT: "by its time limit",
     EndedBy.EARLY_STOPPING: "by early stopping",
 }
-
-
-class Outcome:
-    """What a function returned or raised, in the process where it ran."""
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self.returned = False
-        self.error: BaseException | None = None
-        self.run: Run | None = None
-        self.settled = threading.Event()
 
 
 def work(
@@ -156,6 +146,8 @@ def work(
         raise
     finally:
         run.control.close()
+        if not own_process:
+            outcome.release_run()
         outcome.settled.set()
     keep_outcome(outcome)
     limit.note()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from trainkit.api import results
 from trainkit.errors import RecordError, UnknownJobError
 from trainkit.server.messages import (
     CheckpointsAnswer,
@@ -42,5 +43,5 @@ def delete(site: Site, request: JobRequest) -> DeletedAnswer:
     """Delete all files of a job that is over."""
     store = site.roots.store(request.root)
     site.roots.check_files(store, request.job_id)
-    store.delete(request.job_id)
+    results.delete(store, request.job_id)
     return DeletedAnswer(job_id=request.job_id, message="deleted")

@@ -460,6 +460,10 @@ class Run:
         """The step that ``run.batches`` has begun last, or None where steps are not begun by it."""
         return None if self._place.steps_by_log else self._place.step
 
+    def release(self) -> None:
+        """Let go of what is tracked; the run has ended, and its process may go on for days."""
+        self._boundary.tracked.release()
+
     def report(self) -> None:
         """Bring the place in the loops into the record; called before it is written."""
         if (
