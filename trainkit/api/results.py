@@ -42,9 +42,9 @@ def returned_by(store: Store, record: Record) -> Any:
     if not known:
         file = store.paths(record.job_id).model
         raise StateError(
-            f"job {record.name!r} is {record.status}, but what it returned is not available here: it was only in "
-            "the memory of the process that ran it (it cannot be pickled, or is large), and no Job of it is left "
-            f"there. job.model() reads {file.name}, if it left a model"
+            f"job {record.name!r} is {record.status}, but what it returned is not here: it cannot be pickled, or "
+            "is large, so it was only in the memory of the process that ran it. A thread job keeps such a result "
+            f"as long as a Job of it is held there; job.model() reads {file.name}, if it left a model"
         )
     return value
 
