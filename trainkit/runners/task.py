@@ -17,6 +17,7 @@ import cloudpickle
 import msgspec
 
 from trainkit.errors import TaskError
+from trainkit.runners.logging_setup import logging_setup, set_up_logging
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -37,7 +38,8 @@ def dump_task(task: Task) -> bytes:
     """
     file = io.BytesIO()
     sources = _sources(task.function)
-    pickle.dump({"sys_path": list(sys.path), "folder": os.getcwd(), "sources": sources}, file)
+    envelope = {"sys_path": list(sys.path), "folder": os.getcwd(), "sources": sources, "logging": logging_setup()}
+    pickle.dump(envelope, file)
     try:
         # Behind it, and not within: what takes a gigabyte is not held once more.
         ValuePickler(file).dump((task.function, task.arguments))
@@ -61,6 +63,7 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
         sys.path[:] = [*envelope["sys_path"], *(path for path in sys.path if path not in envelope["sys_path"])]
         if os.path.isdir(envelope["folder"]):
             os.chdir(envelope["folder"])
+        set_up_logging(envelope.get("logging"))
     else:
         sys.path += [path for path in envelope["sys_path"] if path not in sys.path]
     for name, lines in envelope["sources"].items():

@@ -1,27 +1,73 @@
-"""What a thread prints goes into its job's log, what everybody else prints goes where it always went.
+"""What a job prints in a thread goes into its log; what the notebook prints goes where it always went.
 
-While a thread job runs, ``sys.stdout`` and ``sys.stderr`` are proxies that ask a context variable where the
-text belongs; with the last such job they are put back.  A file at the bottom, never a widget.
+While a thread job runs, ``sys.stdout`` and ``sys.stderr`` are proxies that ask a context variable where the text
+belongs, and whoever holds the streams that they stand for (a logging handler, say) is asked the same.  Threads and
+tasks of pools that the job starts belong to it.  With the last such job everything is put back.  A file at the
+bottom, never a widget.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-_target: contextvars.ContextVar[TextIO | None] = contextvars.ContextVar("trainkit_output", default=None)
+
+class _JobOutput:
+    """Where the threads of a job write.
+
+    Attributes:
+        file: the log; None once the job has ended: what is printed later goes where it would without the job.
+    """
+
+    __slots__ = ("file",)
+
+    def __init__(self, file: TextIO) -> None:
+        self.file: TextIO | None = file
+
+
+_output: contextvars.ContextVar[_JobOutput | None] = contextvars.ContextVar("trainkit_output", default=None)
 _guard = threading.Lock()
 _captures = 0
 
 #: How many streams may have had a proxy before the first of them is let go.
 KEPT = 64
+
+
+def _log() -> TextIO | None:
+    """Return the log of the job that the current thread works for, or None."""
+    output = _output.get()
+    return None if output is None else output.file
+
+
+def _write(text: str, usual: Callable[[str], int]) -> int:
+    file = _log()
+    if file is not None:
+        try:
+            return file.write(text)
+        except ValueError:
+            if not file.closed:  # the job has ended at this moment
+                raise
+    return usual(text)
+
+
+def _flush(usual: Callable[[], None]) -> None:
+    file = _log()
+    if file is not None:
+        try:
+            return file.flush()
+        except ValueError:
+            if not file.closed:
+                raise
+    return usual()
 
 
 class _ByThread:
@@ -31,13 +77,13 @@ class _ByThread:
         self.usual = usual
 
     def write(self, text: str) -> int:
-        return (_target.get() or self.usual).write(text)
+        return _write(text, self.usual.write)
 
     def flush(self) -> None:
-        (_target.get() or self.usual).flush()
+        _flush(self.usual.flush)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(_target.get() or self.usual, name)
+        return getattr(_log() or self.usual, name)
 
 
 #: Up to Python 3.13 ``print`` holds no reference to the stream that it writes to: one that is freed when the last
@@ -47,15 +93,17 @@ _proxies: deque[_ByThread] = deque(maxlen=KEPT)
 
 @contextlib.contextmanager
 def captured(path: Path) -> Iterator[None]:
-    """Append what the current thread prints meanwhile to a file."""
+    """Append what the current thread, and threads that it starts, print meanwhile to a file."""
     with open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
-        token = _target.set(file)
+        output = _JobOutput(file)
+        token = _output.set(output)
         _install()
         try:
             yield
         finally:
-            _target.reset(token)
+            _output.reset(token)
             _remove()
+            output.file = None
 
 
 def send_output_to(path: Path) -> None:
@@ -72,10 +120,14 @@ def _install() -> None:
     global _captures
     with _guard:
         _captures += 1
-        if not isinstance(sys.stdout, _ByThread):
-            sys.stdout = _proxy(sys.stdout)
-        if not isinstance(sys.stderr, _ByThread):
-            sys.stderr = _proxy(sys.stderr)
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is not None and not isinstance(stream, _ByThread):
+                setattr(sys, name, _proxy(stream))
+                _replace(stream, "write", _routed_write)
+                _replace(stream, "flush", _routed_flush)
+        _replace(threading.Thread, "start", _start_within)
+        _replace(concurrent.futures.ThreadPoolExecutor, "submit", _submit_within)
 
 
 def _proxy(usual: TextIO) -> TextIO:
@@ -96,3 +148,92 @@ def _remove() -> None:
                 sys.stdout = sys.stdout.usual
             if isinstance(sys.stderr, _ByThread):
                 sys.stderr = sys.stderr.usual
+            while _replaced:
+                _put_back(*_replaced.pop())
+
+
+# --- what holds the streams, and threads ------------------------------------------------------------------------
+
+#: What was replaced: the owner, the name, the replacement, and what the owner itself had under that name.
+_replaced: list[tuple[Any, str, Any, Any]] = []
+_NOTHING = object()
+
+
+def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Let an object or a class have another function under a name, until the last job has ended."""
+    if any(each is owner and of == name for each, of, _, _ in _replaced):
+        return
+    own = vars(owner).get(name, _NOTHING) if hasattr(owner, "__dict__") else _NOTHING
+    function = make(getattr(owner, name))
+    with contextlib.suppress(AttributeError, TypeError):  # a stream that takes no attributes stays as it is
+        setattr(owner, name, function)
+        _replaced.append((owner, name, function, own))
+
+
+def _put_back(owner: Any, name: str, function: Any, own: Any) -> None:
+    if vars(owner).get(name) is not function:
+        return  # somebody else has replaced it, too
+    if own is _NOTHING:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, own)
+
+
+def _routed_write(usual: Callable[[str], int]) -> Callable[[str], int]:
+    @functools.wraps(usual)
+    def write(text: str) -> int:
+        return _write(text, usual)
+
+    return write
+
+
+def _routed_flush(usual: Callable[[], None]) -> Callable[[], None]:
+    @functools.wraps(usual)
+    def flush() -> None:
+        _flush(usual)
+
+    return flush
+
+
+def _start_within(usual: Callable[..., None]) -> Callable[..., None]:
+    """Let a thread that a job starts work for the job; a new thread has an empty context in Python before 3.14."""
+
+    @functools.wraps(usual)
+    def start(thread: threading.Thread) -> None:
+        output = _output.get()
+        if output is None or output.file is None:
+            usual(thread)
+            return
+        run = thread.run
+
+        def run_within() -> None:
+            vars(thread).pop("run", None)
+            _output.set(output)
+            run()
+
+        vars(thread)["run"] = run_within
+        try:
+            usual(thread)
+        except BaseException:  # it has been started before, or the system has no room for one more
+            vars(thread).pop("run", None)
+            raise
+
+    return start
+
+
+def _submit_within(usual: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what is submitted to a pool work for who submits it, whoever has started the threads of the pool."""
+
+    @functools.wraps(usual)
+    def submit(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        return usual(pool, _call_within, _output.get(), function, *args, **kwargs)
+
+    return submit
+
+
+def _call_within(output: _JobOutput | None, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    token = _output.set(output)
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _output.reset(token)
