@@ -21,7 +21,7 @@ def test_speed_is_that_of_the_steps_not_of_the_loading_or_a_pause_before_them(ro
     record = Record(job_id="a", name="a", status=Status.RUNNING, runner="thread")
     lock = store.create(record)
     now = 1000.0
-    recorder = Recorder(store, record, clock=lambda: now)
+    recorder = Recorder(store, record, clock=lambda: now, ticks=lambda: now)
     try:
         for wait_s in (30, 40):
             for _ in range(wait_s):

@@ -179,3 +179,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     nearest = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, also of a class whose ``__str__`` raises."""
+    try:
+        return str.__str__(str(error))  # a plain text where str() gives an instance of a subclass
+    except Exception as failure:  # noqa: BLE001 - a class of the user's, which may raise anything
+        return f"(its text cannot be had: {type(failure).__name__})"

@@ -16,6 +16,7 @@ from trainkit.errors import OptionError, did_you_mean
 from trainkit.files.paths import check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import Limits, Randomness, Record, Resources, Status
+from trainkit.files.scalars import whole_number
 from trainkit.files.store import Store
 from trainkit.files.units import seconds
 from trainkit.resuming.randomness import OWN_GENERATORS, check_seed
@@ -275,11 +276,9 @@ def _limits(max_time: object, patience: object) -> Limits:
     Raises:
         OptionError: not a time above 0, or not a whole number from 1 on.
     """
-    if patience is not None and (isinstance(patience, bool) or not isinstance(patience, int) or patience < 1):
-        raise OptionError(f"patience={patience!r}: expected a whole number of epochs from 1 on")
     return Limits(
         max_time_s=None if max_time is None else seconds(max_time, name="max_time"),
-        patience=patience,
+        patience=None if patience is None else whole_number(patience, "patience", least=1),
     )
 
 

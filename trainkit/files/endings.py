@@ -10,6 +10,7 @@ import signal
 import traceback
 from dataclasses import dataclass
 
+from trainkit.errors import text_of
 from trainkit.files.record import EndedBy, ErrorInfo, Record, Status, check_change
 
 
@@ -138,11 +139,7 @@ def error_info(error: BaseException, *, hide: str | None = None) -> ErrorInfo:
     while trace is not None and trace.tb_frame.f_code.co_filename == hide:
         trace = trace.tb_next
     lines = traceback.format_exception(type(error), error, trace)
-    try:
-        message = str(error)
-    except Exception as failure:  # noqa: BLE001 - a class of the user's, which may raise anything
-        message = f"(its text cannot be had: {type(failure).__name__})"
-    return ErrorInfo(type(error).__name__, shortened(message, _TEXT), shortened("".join(lines), _TEXT))
+    return ErrorInfo(type(error).__name__, shortened(text_of(error), _TEXT), shortened("".join(lines), _TEXT))
 
 
 def shortened(text: str, limit: int) -> str:

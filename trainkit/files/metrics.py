@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
+from trainkit.errors import text_of
 from trainkit.files.record import Best, Record
-from trainkit.files.scalars import OnDevice, fetched
+from trainkit.files.scalars import OnDevice, described, fetched
 from trainkit.files.streams import Appender
 
 #: What may wait in memory for a disk that takes nothing; beyond it, metrics are dropped and counted.
@@ -102,7 +103,13 @@ class MetricsWriter:
                 for name, number in values.items():
                     if not math.isfinite(number):
                         non_finite.setdefault(name, step)
-        self.on_metrics(taken[-1][0], newest, non_finite)
+        try:
+            self.on_metrics(taken[-1][0], newest, non_finite)
+        except Exception as error:  # noqa: BLE001 - what judges the metrics must not keep them from being written
+            fault = f"{type(error).__name__}: {text_of(error)}"
+            self._warn(
+                f"a fault in trainkit while judging metrics: {fault}. The training goes on; please report this"
+            )
 
     def sync(self) -> None:
         """Return when what was written is on the disk.
@@ -139,9 +146,9 @@ class MetricsWriter:
         for name, value in values.items():
             try:
                 numbers[name] = float(on_device.get(id(value), value))
-            except (TypeError, ValueError, OverflowError, RuntimeError):
+            except BaseException:  # noqa: BLE001 - a class of the user's, which may raise anything
                 self._warn(
-                    f"run.log({name}=...) got {type(value).__name__}, which is not one number; it was left out. "
+                    f"run.log({name}=...) got {described(value)}; it was left out. "
                     "Log a float or a tensor of one element."
                 )
         return numbers

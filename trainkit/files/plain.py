@@ -16,6 +16,10 @@ from typing import Any
 LONG_LIST = 1000
 #: What lies deeper, or within itself, is shown by its kind.
 _DEPTH = 20
+#: What others wrote is read up to this depth; nothing that trainkit writes is nearly as deep.
+_DEEPEST = 100
+#: Longer integers are shown by their size: JSON readers refuse them, and Python does above 4,300 digits.
+_MOST_BITS = 1024
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -32,6 +36,7 @@ def to_plain(value: Any) -> Any:
             return value
         return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, str):
+        value = str.__str__(value)  # a plain one, also of a subclass such as numpy's
         # File names that are no UTF-8 come as lone surrogates, which JSON cannot hold.
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
@@ -41,19 +46,24 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(value: Any) -> Any:
+def from_plain(value: Any, *, depth: int = _DEEPEST) -> Any:
     """Undo :func:`to_plain`.
+
+    Raises:
+        ValueError: the value is nested too deeply.
 
     >>> from_plain({"loss": "Infinity", "name": "fit"})
     {'loss': inf, 'name': 'fit'}
     """
     if type(value) is str:
         return _NON_FINITE.get(value, value)
+    if type(value) not in (dict, list):
+        return value
+    if depth == 0:
+        raise ValueError(f"nested more than {_DEEPEST} levels deep")
     if type(value) is dict:
-        return {key: from_plain(item) for key, item in value.items()}
-    if type(value) is list:
-        return [from_plain(item) for item in value]
-    return value
+        return {key: from_plain(item, depth=depth - 1) for key, item in value.items()}
+    return [from_plain(item, depth=depth - 1) for item in value]
 
 
 def to_jsonable(value: Any, *, depth: int = _DEPTH) -> Any:
@@ -62,25 +72,35 @@ def to_jsonable(value: Any, *, depth: int = _DEPTH) -> Any:
     >>> to_jsonable({"lr": 0.1, "sizes": (64, 64), "act": len})
     {'lr': 0.1, 'sizes': [64, 64], 'act': '<built-in function len>'}
     """
+    try:
+        return _jsonable(value, depth)
+    except Exception as error:  # noqa: BLE001 - a class of the user's, which may raise anything
+        return f"<{type(value).__name__}, which raises {type(error).__name__}>"
+
+
+def _jsonable(value: Any, depth: int) -> Any:
     if isinstance(value, Enum):
         return to_jsonable(value.value, depth=depth)
+    if type(value) is int and value.bit_length() > _MOST_BITS:
+        return f"an integer of {value.bit_length():,} bits"
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):
-        return to_jsonable(value.item(), depth=depth)  # a scalar of numpy or torch
+    if getattr(value, "shape", None) == () and hasattr(value, "item") and depth > 0:
+        return to_jsonable(value.item(), depth=depth - 1)  # a scalar of numpy or torch
     if isinstance(value, (Mapping, list, tuple, set, frozenset)):
         if depth == 0:
             return f"{type(value).__name__} of {len(value)} values"
         if isinstance(value, Mapping):
-            return {str(key): to_jsonable(item, depth=depth - 1) for key, item in value.items()}
+            return {_key(key): to_jsonable(item, depth=depth - 1) for key, item in value.items()}
         # A parameter is read by people; data belongs into files.
         many = len(value) > LONG_LIST
         return to_jsonable(value, depth=0) if many else [to_jsonable(item, depth=depth - 1) for item in value]
-    try:
-        text = repr(value)
-    except Exception as error:  # noqa: BLE001 - a class of the user's, which may raise anything
-        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+    text = str.__str__(repr(value))
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _key(key: Any) -> str:
+    return str.__str__(str(key))  # a plain text where str() gives an instance of a subclass
 
 
 def allow_non_finite(node: Any) -> Any:

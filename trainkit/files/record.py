@@ -5,7 +5,9 @@ The table of states is here and nowhere else; :func:`check_change` is the one fu
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, cast
@@ -307,10 +309,42 @@ def to_dict(record: Record) -> dict[str, Any]:
     return cast("dict[str, Any]", msgspec.to_builtins(record))
 
 
+def repair(record: Record, sound: Record) -> list[str]:
+    """Give a record that :func:`decode` could not read back the values of one that it could, where it must.
+
+    Args:
+        record: changed in place.
+        sound: the last one that could be read back.
+
+    Returns:
+        The fields that were changed, each with what it held.
+    """
+    odd = []
+    for field in record.__struct_fields__:
+        value = getattr(record, field)
+        probe = copy.copy(sound)
+        setattr(probe, field, value)
+        try:
+            decode(encode(probe))
+        except Exception:  # noqa: BLE001 - the value may be an object of any class
+            odd.append(f"{field} ({type(value).__name__})")
+            setattr(record, field, getattr(sound, field))
+    return odd
+
+
 _decoder = msgspec.json.Decoder(Record)
 _THIS_SHAPE = f'{{"schema_version":{SCHEMA_VERSION},'.encode()
-#: Free text, which must not turn into a number when it happens to read "NaN".
-_TEXT_FIELDS = frozenset({"job_id", "name", "message", "error", "host", "boot_id", "runner", "device"})
+_MANY_BRACKETS = 500
+
+
+def _is_ordinary(data: bytes) -> bool:
+    """Whether a record is as nearly all are: of this shape, not deep, without numbers that JSON does not have."""
+    return (
+        data.startswith(_THIS_SHAPE)
+        and b'NaN"' not in data
+        and b'nity"' not in data
+        and data.count(b"[") + data.count(b"{") < _MANY_BRACKETS
+    )
 
 
 def decode(data: bytes | str) -> Record:
@@ -325,8 +359,7 @@ def decode(data: bytes | str) -> Record:
     >>> decode('{"job_id": "a", "status": "ERROR", "progress": 3, "created_at": "2025-10-13T02:45:20"}').status
     FAILED
     """
-    # As nearly all records are: of this shape, with nothing in them that JSON has no number for.
-    if isinstance(data, bytes) and data.startswith(_THIS_SHAPE) and b'NaN"' not in data and b'nity"' not in data:
+    if isinstance(data, bytes) and _is_ordinary(data):
         try:
             return _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -344,11 +377,31 @@ def decode(data: bytes | str) -> Record:
             f"schema_version {raw['schema_version']!r} is not known to this trainkit (it reads {SCHEMA_VERSION}); "
             "upgrade trainkit to read it"
         )
-    fields = {key: value if key in _TEXT_FIELDS else from_plain(value) for key, value in raw.items()}
     try:
-        return msgspec.convert(fields, Record)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(_with_numbers(raw, _type_of_a_record()), Record)
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise RecordError(str(error)) from error
+
+
+@functools.cache
+def _type_of_a_record() -> msgspec.inspect.Type:
+    return msgspec.inspect.type_info(Record)
+
+
+def _with_numbers(value: Any, kind: msgspec.inspect.Type) -> Any:
+    """Return a value with its non-finite numbers, wherever its type has room for one: a text stays a text."""
+    kinds = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    for each in kinds:
+        if isinstance(each, (msgspec.inspect.FloatType, msgspec.inspect.AnyType)):
+            return from_plain(value)
+        if isinstance(each, msgspec.inspect.StructType) and isinstance(value, dict):
+            types = {field.encode_name: field.type for field in each.fields}
+            return {key: _with_numbers(item, types[key]) if key in types else item for key, item in value.items()}
+        if isinstance(each, msgspec.inspect.DictType) and isinstance(value, dict):
+            return {key: _with_numbers(item, each.value_type) for key, item in value.items()}
+        if isinstance(each, msgspec.inspect.ListType) and isinstance(value, list):
+            return [_with_numbers(item, each.item_type) for item in value]
+    return value
 
 
 # --- the older shape -----------------------------------------------------------------------------

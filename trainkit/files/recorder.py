@@ -11,6 +11,7 @@ only the terminal state must be written, for which some room is kept.
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import threading
 import time
@@ -19,11 +20,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainkit.errors import StoreError
+from trainkit.errors import StoreError, text_of
 from trainkit.files.endings import Ending, put
 from trainkit.files.metrics import LINES_AT_ONCE, MetricsWriter
 from trainkit.files.plain import to_jsonable
-from trainkit.files.record import Phase, Record, Status, Throughput, check_change, encode
+from trainkit.files.record import Phase, Record, Status, Throughput, check_change, decode, encode, repair
 from trainkit.files.store import Store
 from trainkit.files.streams import Appender
 
@@ -33,6 +34,8 @@ RESERVE_BYTES = 65536
 REFRESH_S = 0.2
 HEARTBEAT_S = 1.0
 _SPEED_WINDOW_S = 10.0
+#: So many bytes before the next request are compared, to see whether the file was replaced meanwhile.
+_COMPARED_BYTES = 64
 
 
 class Recorder:
@@ -42,7 +45,8 @@ class Recorder:
         store: where the files are.
         record: the record to go on from; the recorder keeps and changes it.
         requests_offset: where the requests of this attempt begin, in bytes.
-        clock: Unix seconds.
+        clock: Unix seconds, which may be set back or forward at any time.
+        ticks: seconds that never go back.
     """
 
     _appender: type[Appender] = Appender
@@ -54,10 +58,11 @@ class Recorder:
         *,
         requests_offset: int = 0,
         clock: Callable[[], float] = time.time,
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
         self.record = record
-        self.clock = clock
+        self.clock, self.ticks = clock, ticks
         self.on_request: Callable[[dict[str, Any]], None] = lambda request: None
         self.before_refresh: Callable[[], None] = lambda: None
         #: Told the time, on the clock of ``time.monotonic``, and how late the round was, both in seconds.
@@ -70,12 +75,14 @@ class Recorder:
             self.metrics.close()
             raise
         self._requests, self._requests_offset = str(paths.requests), requests_offset
+        self._before_requests: bytes | None = None  # what stands before the offset, once it was looked at
         self._reserve = paths.reserve
         self._guard = threading.RLock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._refreshed_at = 0.0
+        self._refreshed_at = -REFRESH_S
         self._written = b""
+        self._sound = copy.copy(record)
         self._speed: deque[tuple[float, int]] = deque()
         self._complained: set[str] = set()
         self._troubled = False
@@ -133,10 +140,10 @@ class Recorder:
                 what was warned of has passed.
             **fields: what happened, as JSON can hold it.
         """
-        self.before_refresh()
+        self._prepare()
         line = {"time": self.clock(), "attempt": self.record.attempt, "step": self.record.step, "event": kind}
         with self._guard, self._surviving():
-            self._events.append([{**line, **to_jsonable(fields)}])
+            self._events.append([to_jsonable({**line, **fields})])
 
     def warn(self, message: str, *, cause: str | None = None) -> None:
         """Record a warning, once per message.
@@ -147,8 +154,8 @@ class Recorder:
         """
         with self._guard:
             if not self.warns_of(cause or message):
+                self._complained.add(cause or message)  # first: what the event causes must not come back here
                 self.event("warning", message=message, **({"cause": cause} if cause else {}))
-                self._complained.add(cause or message)
 
     def warns_of(self, cause: str) -> bool:
         """Whether there is a warning of this cause, and it has not passed."""
@@ -191,40 +198,59 @@ class Recorder:
             if self._closing.wait(wait_s):
                 return
             woke_at = time.monotonic()
-            try:
-                self.tick()
+            self.tick()
+            with self.surviving("looking after the run"):
                 self.on_round(woke_at, woke_at - due_at)
-            except Exception as error:  # noqa: BLE001 - a fault of ours must not make the job deaf
-                self.warn(
-                    f"a fault of trainkit while it wrote down what happened: {type(error).__name__}: {error}"
-                )
 
     def tick(self) -> None:
-        """Do one round of the thread's work: requests, metrics, record.  What fails does not keep the rest."""
-        with self._surviving():
-            for request in self._new_requests():
-                # Anybody may write a request: what makes no sense is passed over, not died of.
-                if isinstance(request.get("action"), str):
+        """Do one round of the thread's work: requests, metrics, record.  The parts fail independently."""
+        requests: list[dict[str, Any]] = []
+        with self.surviving("reading requests"):
+            requests = self._new_requests()
+        for request in requests:
+            with self.surviving("acting on a request"):
+                # Anyone may write a request: what makes no sense is ignored.
+                if isinstance(action := request.get("action"), str):
                     self.on_request(request)
-        with self._surviving():
+                else:
+                    self.warn(f"ignored a request whose action is {action!r:.80}; expected a text such as 'stop'")
+        with self.surviving("writing metrics"):
             self.metrics.drain()
-        now = self.clock()
-        # A clock that was set back must not stop the refreshing.
-        if not 0 <= now - self._refreshed_at < REFRESH_S:
-            with self._guard, self._surviving():
-                self._refresh(now)
+        if self.ticks() - self._refreshed_at >= REFRESH_S:
+            with self._guard, self.surviving("refreshing the record"):
+                self._refresh()
+
+    @contextlib.contextmanager
+    def surviving(self, part: str) -> Iterator[None]:
+        """Let the training, and the other parts of the recorder's work, go on when one part fails.
+
+        Args:
+            part: what is being done; a fault in it is reported once.
+        """
+        try:
+            with self._surviving():
+                yield
+        except Exception as error:  # noqa: BLE001 - no fault in one part may make the job deaf
+            message = f"a fault in trainkit while {part}: {type(error).__name__}: {text_of(error)}"
+            self.warn(f"{message}. The training goes on; please report this", cause=f"fault: {part}")
 
     @contextlib.contextmanager
     def _surviving(self) -> Iterator[None]:
-        """Let the training go on when the disk does not take something; it is told, and tried again later."""
+        """Let the training go on when the disk does not take something; it is reported, and tried again later."""
         try:
             yield
         except OSError as error:
             # The first fault of an attempt is enough; the warning waits with the events until there is room.
             if not self._troubled:
                 self._troubled = True
-                told = StoreError.about(error, self.store.paths(self.record.job_id).folder)
-                self.warn(f"{told}. The training goes on; what could not be written is tried again until its end")
+                message = StoreError.about(error, self.store.paths(self.record.job_id).folder)
+                self.warn(
+                    f"{message}. The training goes on; what could not be written is tried again until its end"
+                )
+
+    def _prepare(self) -> None:
+        with self.surviving("bringing the run into the record"):
+            self.before_refresh()
 
     def write_now(self) -> None:
         """Write the record, for when no thread does it yet."""
@@ -276,21 +302,22 @@ class Recorder:
             with self._surviving():
                 self._write(durable=True)
 
-    def _with_what_is_lost(self, message: str, trouble: OSError | None) -> str:
+    def _with_what_is_lost(self, message: str, trouble: Exception | None) -> str:
         left = f"the last of its metrics could not be written ({trouble})" if trouble is not None else ""
         dropped = f"{self.metrics.dropped:,} lines of metrics could not be kept" if self.metrics.dropped else ""
         return "; ".join(part for part in (message, left, dropped) if part)
 
-    def _write_the_rest(self) -> OSError | None:
+    def _write_the_rest(self) -> Exception | None:
         """Write what was logged, whatever the disk takes of it; return what is in the way of the rest."""
-        self.before_refresh()
+        self._prepare()
         self.before_refresh = lambda: None  # the terminal record says where it ended, whoever asks
-        self._measure_speed(self.clock())
+        with self.surviving("measuring the speed"):
+            self._measure_speed()
         try:
             while self.metrics.waiting:
                 self.metrics.drain()
             self.metrics.sync()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - the end has to be written, whatever happens to the rest
             return error
         return None
 
@@ -315,16 +342,35 @@ class Recorder:
 
     def _new_requests(self) -> list[dict[str, Any]]:
         try:
-            if os.stat(self._requests).st_size <= self._requests_offset:
-                return []
+            size = os.stat(self._requests).st_size
         except FileNotFoundError:
             self.warn(f"{self._requests} was removed; the job can no longer be asked to stop through it")
+            self._requests_offset, self._before_requests = 0, b""  # if it is made again, all of it is new
             return []
-        requests, self._requests_offset = self.store.requests(self.record.job_id, self._requests_offset)
+        if size == self._requests_offset and self._before_requests is not None:
+            return []
+        if size < self._requests_offset or self._before_requests not in (None, self._read_before_requests()):
+            self.warn(f"{self._requests} was emptied or replaced; it is read anew from its beginning")
+            self._requests_offset = 0
+        requests, self._requests_offset = self.store.requests(
+            self.record.job_id, self._requests_offset, on_unreadable=self._warn_of_line
+        )
+        self._before_requests = self._read_before_requests()
         return requests
 
-    def _measure_speed(self, now: float) -> None:
-        step = self.record.step
+    def _read_before_requests(self) -> bytes:
+        begin = max(0, self._requests_offset - _COMPARED_BYTES)
+        with open(self._requests, "rb") as file:
+            file.seek(begin)
+            return file.read(self._requests_offset - begin)
+
+    def _warn_of_line(self, line: bytes) -> None:
+        self.warn(
+            f"ignored a line of {self._requests} that is not a JSON object, or is nested too deeply: {line[:40]!r}"
+        )
+
+    def _measure_speed(self) -> None:
+        now, step = self.ticks(), self.record.step
         if self._speed and self._speed[0][1] == step:
             self._speed.clear()  # what passed before the first step, or in a pause, says nothing of the speed
         self._speed.append((now, step))
@@ -336,21 +382,35 @@ class Recorder:
             rows = old.rows_per_s if old else None
             self.record.throughput = Throughput(steps_per_s=(step - first) / (now - since), rows_per_s=rows)
 
-    def _refresh(self, now: float) -> None:
-        self.before_refresh()
-        self._measure_speed(now)
-        self._refreshed_at = now
-        seen = encode(self.record)
-        stale = now - (self.record.heartbeat_at or 0.0)
-        if seen != self._written or not 0 <= stale < HEARTBEAT_S:
-            self.record.updated_at = self.record.heartbeat_at = now
+    def _refresh(self) -> None:
+        self._prepare()
+        with self.surviving("measuring the speed"):
+            self._measure_speed()
+        self._refreshed_at = self.ticks()
+        # A clock that was set back must not stop the heartbeat.
+        stale = self.clock() - (self.record.heartbeat_at or 0.0)
+        if self._encoded() != self._written or not 0 <= stale < HEARTBEAT_S:
             self._write(durable=False)
 
     def _write(self, *, durable: bool) -> None:
         self._written = b""  # if this fails, the next refresh tries again
         now = self.clock()
         self.record.updated_at = self.record.heartbeat_at = now
+        self._encoded()
         self._written = self.store.write_record(self.record, durable=durable)
+        self._sound = copy.copy(self.record)
+
+    def _encoded(self) -> bytes:
+        """Return the record as JSON; a field that no reader could read gets its last good value back."""
+        try:
+            data = encode(self.record)
+            if data != self._written:
+                decode(data)
+        except Exception:  # noqa: BLE001 - a field may hold an object of any class
+            fields = ", ".join(repair(self.record, self._sound))
+            self.warn(f"the record cannot hold this value of {fields}; it keeps the one before")
+            data = encode(self.record)
+        return data
 
 
 class _Nowhere(Appender):

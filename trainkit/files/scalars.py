@@ -1,11 +1,35 @@
-"""Numbers taken out of tensors: at once where that costs nothing, later where a device is still computing them."""
+"""Numbers that training code hands over: taken out of tensors, converted exactly, or refused.
+
+Numbers of a tensor are taken at once where that costs nothing, later where a device is still computing them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
+
+from trainkit.errors import OptionError, text_of
+
+#: What every reader of a record can hold.
+MOST = 2**63 - 1
+
+
+class Unreadable:
+    """A value that was logged and whose number cannot be read.
+
+    Attributes:
+        reason: what it is and what it raised, in words.
+    """
+
+    __slots__ = ("reason",)
+
+    def __init__(self, value: object, error: BaseException) -> None:
+        self.reason = f"{type(value).__name__}, which raised {type(error).__name__}"
+        if text := text_of(error):
+            self.reason += f" ({text:.80})"
 
 
 class OnDevice:
@@ -30,16 +54,34 @@ def taken(value: Any) -> Any:
         value: a number, or a tensor or array of one element.
 
     Returns:
-        A number, or :class:`OnDevice`; what is neither is returned as it is.
+        A number, :class:`OnDevice`, or :class:`Unreadable`; what is not a number is returned as it is.
 
     >>> import numpy as np
     >>> taken(np.array([0.5]))
     0.5
     """
+    if type(value) in _AS_THEY_ARE:
+        return value
+    try:
+        return _taken(value)
+    except BaseException as error:
+        # In the main thread an interrupt may come at any instant, and has nothing to do with the value.
+        if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+            raise
+        return Unreadable(value, error)
+
+
+#: Types of values that nobody can change, and that are converted when they are written.
+_AS_THEY_ARE = frozenset({int, bool, str, type(None)})
+
+
+def _taken(value: Any) -> Any:
     on_cpu = getattr(value, "is_cpu", None)
     if on_cpu is None:
         # An array may change before it is written; numpy's numbers come this way too.
-        return value.item() if getattr(value, "size", None) == 1 and hasattr(value, "item") else value
+        if getattr(value, "size", None) == 1 and hasattr(value, "item"):
+            return value.item()
+        return float(value) if hasattr(value, "__float__") and not hasattr(value, "shape") else value
     if value.numel() != 1:
         return value
     if on_cpu:
@@ -72,7 +114,69 @@ def fetched(values: Iterable[OnDevice]) -> dict[int, Any]:
         with torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
             try:
                 found = torch.stack([each.tensor.reshape(()) for each in group]).tolist()
-            except RuntimeError:
-                continue  # the training meets the same error, and tells it
+            except Exception:  # noqa: BLE001 - the training meets the error of a device itself, and reports it
+                continue
         numbers |= zip(map(id, group), found, strict=True)
     return numbers
+
+
+def number(value: Any) -> float | None:
+    """Return what :func:`taken` gave as a float, after waiting for its device; None where it is not a number.
+
+    >>> number(3), number("n/a")
+    (3.0, None)
+    """
+    if isinstance(value, OnDevice):
+        value = fetched([value]).get(id(value))
+    try:
+        return float(value)
+    except Exception:  # noqa: BLE001 - an object of the user's, which may raise anything
+        return None
+
+
+def described(value: Any) -> str:
+    """Return in words what a logged value is that has no number."""
+    if isinstance(value, Unreadable):
+        return value.reason
+    if isinstance(value, OnDevice):
+        return f"a tensor on {value.tensor.device}, which could not be fetched from there"
+    return f"{type(value).__name__}, which is not one number"
+
+
+def whole_number(value: Any, name: str, *, least: int = 0) -> int:
+    """Return a count that training code gave, as an ``int`` of the same value.
+
+    Args:
+        value: an integer, a float without a fraction, or a scalar of numpy or torch, on any device.
+        name: what it is for, as in ``run.epochs(count)``.
+        least: the lowest that is allowed.
+
+    Raises:
+        OptionError: another value.
+
+    >>> whole_number(3.0, "run.epochs(count)")
+    3
+    >>> whole_number("3", "run.total_steps")
+    Traceback (most recent call last):
+    trainkit.errors.OptionError: run.total_steps: expected a whole number >= 0, got '3' (str)
+    """
+    if type(value) is int and least <= value <= MOST:
+        return value
+    try:
+        found = value.item() if hasattr(value, "item") else value
+        if not isinstance(found, bool) and least <= (whole := int(found)) <= MOST and whole == found:
+            return whole
+    except Exception:  # noqa: BLE001 - an object of the user's, which may raise anything
+        pass  # refused below
+    hint = "; // divides without a fraction" if isinstance(value, float) and value % 1 else ""
+    limit = f"from {least} to 2**63 - 1" if isinstance(value, (int, float)) and value > MOST else f">= {least}"
+    raise OptionError(
+        f"{name}: expected a whole number {limit}, got {_shown(value)} ({type(value).__name__}){hint}"
+    )
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # noqa: BLE001 - a class of the user's, which may raise anything
+        return "a value without a text"

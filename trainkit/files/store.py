@@ -7,7 +7,7 @@ import functools
 import importlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,15 +227,17 @@ class Store:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError(f"{self.paths(job_id).handle}: {error}") from error
 
-    def requests(self, job_id: str, offset: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the requests from a byte offset on, and the next offset.
+    def requests(
+        self, job_id: str, offset: int, *, on_unreadable: Callable[[bytes], object] = lambda line: None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return the requests from a byte offset on, and the next offset; see :func:`trainkit.files.streams.tail`.
 
         Raises:
             StoreError: they cannot be read.
         """
         path = self.paths(job_id).requests
         with telling(path):
-            return tail(path, offset)
+            return tail(path, offset, on_unreadable=on_unreadable)
 
     # --- writing ---------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ readers pass over it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,20 +122,29 @@ def missing_newline(fd: int) -> bytes:
     return b"" if os.read(fd, 1) == b"\n" else b"\n"
 
 
-def tail(path: Path, offset: int = 0, *, limit_bytes: int = -1) -> tuple[list[dict[str, Any]], int]:
+def tail(
+    path: Path,
+    offset: int = 0,
+    *,
+    limit_bytes: int = -1,
+    on_unreadable: Callable[[bytes], object] = lambda line: None,
+) -> tuple[list[dict[str, Any]], int]:
     """Read the whole lines of a stream from a byte offset on.
 
     Args:
         path: the stream; a missing file reads as empty.
-        offset: bytes to pass over, as returned by the call before.
+        offset: bytes to pass over, as returned by the call before.  A file that is shorter by now was emptied or
+            replaced, and is read anew.
         limit_bytes: read no more than that at once, and the line that is cut by it; without it all there is.
+        on_unreadable: called with each line that :func:`decode_line` cannot read; it is passed over.
 
     Returns:
-        The lines as dicts, and the offset to go on from.  A torn last line is left for the next call;
-        a torn line within the file is passed over.
+        The lines as dicts, and the offset to go on from.  A torn last line is left for the next call.
     """
     try:
         with open(path, "rb") as file:
+            if file.seek(0, os.SEEK_END) < offset:
+                offset = 0
             file.seek(offset)
             data = file.read(limit_bytes)
             if len(data) == limit_bytes and not data.endswith(b"\n"):
@@ -145,10 +154,21 @@ def tail(path: Path, offset: int = 0, *, limit_bytes: int = -1) -> tuple[list[di
     end = data.rfind(b"\n") + 1
     items = []
     for line in data[:end].splitlines():
-        try:
-            item = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-        if isinstance(item, dict):
-            items.append(from_plain(item))
+        if (item := decode_line(line)) is not None:
+            items.append(item)
+        elif line.strip():
+            on_unreadable(line)
     return items, offset + end
+
+
+def decode_line(line: bytes) -> dict[str, Any] | None:
+    """Return a line as a dict; None if it is torn, nested too deeply, or not a JSON object.
+
+    >>> decode_line(b'{"step":5,"loss":"NaN"}'), decode_line(b'{"step":'), decode_line(b"[" * 5000)
+    ({'step': 5, 'loss': nan}, None, None)
+    """
+    try:
+        item = msgspec.json.decode(line)
+        return from_plain(item) if isinstance(item, dict) else None
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trainkit.errors import OptionError
+from trainkit.files.scalars import number, taken, whole_number
 
 #: How often a checkpoint is taken by itself, in seconds, and what share of the time it may take at most.
 EVERY_S = 10.0
@@ -35,21 +36,22 @@ class Cadence:
         Raises:
             OptionError: a number that is not positive.
         """
-        for name, value in (("steps", steps), ("seconds", seconds)):
-            if value is not None and not value > 0:
-                raise OptionError(f"checkpoint_every({name}={value!r}): expected a number above 0")
         if steps is not None:
-            self._every_steps = int(steps)
-            self.step = now_step + self._every_steps
+            steps = whole_number(steps, "checkpoint_every(steps=...)", least=1)
         if seconds is not None:
-            self._every_s, self._at = seconds, None
+            every_s = number(taken(seconds))
+            if every_s is None or not every_s > 0:
+                raise OptionError(f"checkpoint_every(seconds=...): expected a number > 0, got {every_s}")
+            self._every_s, self._at = every_s, None
+        if steps is not None:
+            self._every_steps = steps
+            self.step = now_step + steps
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time, in Unix seconds; never while one is taken."""
+        """Whether it is time, in seconds that never go back; never while one is taken."""
         if self._taking:
             return False
-        clock_was_set_back = self._at is not None and self._at > now + max(self._every_s, 3600.0)
-        if self._at is None or clock_was_set_back:
+        if self._at is None:
             self._at = now + self._every_s
         return now >= self._at
 
@@ -63,7 +65,7 @@ class Cadence:
 
         Args:
             step: the step that has ended.
-            clock: Unix seconds.
+            clock: seconds that never go back.
         """
         begun_at, self._taking = clock(), True
         try:

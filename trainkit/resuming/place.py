@@ -84,6 +84,16 @@ class Place:
         return self.step - self._offset
 
     @property
+    def steps_within_epoch(self) -> int:
+        """How many steps have begun in the current epoch."""
+        return self._offset
+
+    @property
+    def has_passed_over_batches(self) -> bool:
+        """Whether an earlier attempt has done some of the current loop over batches, or all of it."""
+        return self._part_offset > 0 or self._loop < self._saved.get("loop", 0)
+
+    @property
     def within_an_epoch_of_logs(self) -> bool:
         """Whether this is a step that only a logged line tells of, so that to come back its epoch is run again."""
         return self.steps_by_log and self.within_epoch

@@ -67,7 +67,7 @@ def load_plan(path: Path) -> Plan:
         return msgspec.convert(from_plain(msgspec.json.decode(path.read_bytes())), Plan)
     except FileNotFoundError:
         return Plan()
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: {error}") from error
 
 

@@ -117,7 +117,8 @@ def work(
 
     def look(now: float, late_s: float) -> None:
         if ranks.rank == 0:
-            limit.look(now)
+            with recorder.surviving("keeping the time limit"):
+                limit.look(now)
         watcher.look(now, late_s)
 
     recorder.metrics.on_metrics, recorder.on_round = watcher.hear, look

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from trainkit.errors import OptionError
 from trainkit.files.modelfile import exported
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import EndedBy, Phase
 from trainkit.files.recorder import Recorder
+from trainkit.files.scalars import whole_number
 from trainkit.ranks.group import Ranks
 from trainkit.resuming.cadence import Cadence
 from trainkit.resuming.checkpoints import save, save_resume
@@ -161,11 +161,9 @@ class Boundary:
         Raises:
             OptionError: a number that is not allowed.
         """
-        if keep is not None:
-            if isinstance(keep, bool) or not isinstance(keep, int) or keep < 0:
-                raise OptionError(f"checkpoint_every(keep={keep!r}): expected a whole number from 0 on")
-            self._kept.keep = keep
+        keep = self._kept.keep if keep is None else whole_number(keep, "checkpoint_every(keep=...)")
         self.cadence.choose(self._place.step, steps=steps, seconds=seconds)
+        self._kept.keep = keep
         self._plan_waking()
 
     def save(self, *, reason: str | None = None) -> None:
@@ -178,7 +176,7 @@ class Boundary:
         best = self._recorder.record.best
         if reason is None and best is not None and best != self._best_saved:
             reason, self._best_saved = "best", best
-        with self.cadence.taking(self._place.step, self._recorder.clock):
+        with self.cadence.taking(self._place.step, self._recorder.ticks):
             with self._recorder.phase(Phase.CHECKPOINTING):
                 # What differs between ranks is kept of each, all else is that of rank 0.
                 own = self._ranks.gather({"place": self._place.content(), "generators": self.tracked.generators()})
@@ -232,7 +230,7 @@ class Boundary:
 
     def _is_cheap(self) -> bool:
         # Several ranks would have to agree on it.
-        return self._ranks.world_size == 1 and self.cadence.is_affordable(self._recorder.clock())
+        return self._ranks.world_size == 1 and self.cadence.is_affordable(self._recorder.ticks())
 
     def _save_before_a_change(self) -> None:
         """Have a checkpoint to branch off from without the change, where that costs little."""

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
+from trainkit.errors import OptionError
 from trainkit.files.record import EndedBy, Status
 from trainkit.files.recorder import Recorder
 from trainkit.ranks.agreement import Agreement, Wish
 from trainkit.ranks.group import ALONE, Ranks
+from trainkit.training.params import check_followed
 
 #: What a request to end means: how the loops end, what the record says of the reason, and what it says until then.
 ENDINGS = {
@@ -22,8 +24,27 @@ ENDINGS = {
     "shutdown": ("stop", EndedBy.LOST, "saving, since the interpreter that runs it is ending"),
 }
 
+#: All that can be requested of a run.
+_ACTIONS = (*ENDINGS, "pause", "resume", "checkpoint", "set")
+
 #: How often paused ranks meet, in seconds.
 PAUSED_S = 0.05
+
+
+def _fault(request: Mapping[str, Any]) -> str | None:
+    """Return why a request cannot be acted on."""
+    action, params = request.get("action"), request.get("params")
+    if action not in _ACTIONS:
+        return f"action {action!r:.80} is not one of {', '.join(_ACTIONS)}"
+    if action != "set":
+        return None
+    if not isinstance(params, dict):
+        return f"action 'set' needs an object params, got {params!r:.80}"
+    try:
+        check_followed(params)
+    except OptionError as error:
+        return str(error)
+    return None
 
 
 class Control:
@@ -67,8 +88,14 @@ class Control:
     # --- the recorder's thread -------------------------------------------------------------------
 
     def receive(self, request: Mapping[str, Any]) -> None:
-        """Take a request and acknowledge it; the training thread acts on it after its current step."""
+        """Take a request and acknowledge it; the training thread acts on it after its current step.
+
+        Anyone may write a request.  One that makes no sense is ignored with a warning.
+        """
         action = request.get("action")
+        if (fault := _fault(request)) is not None:
+            self._recorder.warn(f"ignored a request: {fault}")
+            return
         status = self._recorder.record.status
         if action in ENDINGS:
             # The wish counts before it is acknowledged: on a full disk only the latter fails.
@@ -77,7 +104,7 @@ class Control:
                 self._recorder.change(Status.STOPPING, message=ENDINGS[action][2])
         elif action == "pause" and status is Status.RUNNING:
             self.agreement.wish({"action": action, "release_gpu": bool(request.get("release_gpu"))})
-        elif action == "set" and isinstance(request.get("params"), dict):
+        elif action == "set":
             self.agreement.wish({"action": action, "params": request["params"]})
         elif action in ("resume", "checkpoint"):
             self.agreement.wish({"action": action})

@@ -26,10 +26,10 @@ def check_followed(params: Mapping[str, Any]) -> None:
         value = params[name]
         try:
             number = math.nan if isinstance(value, (bool, str)) else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not (math.isfinite(number) and number >= 0):
-            raise OptionError(f"{name}={value!r} is not allowed: expected a finite number >= 0")
+            raise OptionError(f"{name}={value!r:.80} is not allowed: expected a finite number >= 0")
 
 
 class Params(Mapping[str, Any]):

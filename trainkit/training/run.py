@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from trainkit.errors import OptionError
 from trainkit.files.record import EndedBy, Phase
 from trainkit.files.recorder import Recorder
-from trainkit.files.scalars import taken
+from trainkit.files.scalars import MOST, taken, whole_number
 from trainkit.ranks.group import ALONE, Ranks, unwrapped
 from trainkit.resuming.determinism import LIBRARIES, doubts_of_loader, restore_compute
 from trainkit.resuming.place import Place, of_rank
@@ -25,7 +25,7 @@ from trainkit.resuming.steering import History, Plan
 from trainkit.training.boundary import Boundary, StopRun
 from trainkit.training.control import Control
 from trainkit.training.devices import best_device, check_device
-from trainkit.training.extent import Extent
+from trainkit.training.extent import Extent, why_no_batch
 from trainkit.training.params import Params
 from trainkit.training.sharding import shard
 from trainkit.training.stopping import Patience
@@ -47,7 +47,7 @@ class Run:
         job_id: the job.
         name: its name.
         params: the parameters, live.
-        total_steps: how many steps there will be, if known; set it where ``run.batches`` cannot tell.
+        total_steps: how many steps there will be, if known; set it where loaders have no length.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Run:
         self.job_id = recorder.record.job_id
         self.name = recorder.record.name
         self.params = Params(params)
-        self.total_steps: int | None = None
+        self._total: int | None = None
+        self._total_of_loaders = False  # and not of the code
         self._extent = Extent()
-        self._total_told = False  # by the loaders, and not by the code
         self._doubt = ""  # what a warning of a resumed attempt begins with
         self._ranks = ranks
         self.control = Control(recorder, ranks)
@@ -126,12 +126,18 @@ class Run:
         Args:
             count: how many epochs the whole job has.
 
+        Raises:
+            OptionError: ``count`` is not a whole number, or is negative.
+
         Example::
 
             for epoch in run.epochs(20):
                 for x, y in run.batches(loader):
                     ...
         """
+        return self._epochs(whole_number(count, "run.epochs(count)"))
+
+    def _epochs(self, count: int) -> Iterator[int]:
         self._place.epochs = count
         self._recorder.note(epochs=count, phase=Phase.TRAINING)
         first = self._place.begin_loop()
@@ -139,8 +145,8 @@ class Run:
         if first is None:
             return  # what that loop did is in what is tracked
         for epoch in range(first, count):
+            self._extent.begin_epoch(count - epoch - 1, self._place.steps_within_epoch)
             self._place.begin_epoch(epoch + 1)
-            self._extent.begin_epoch(count - epoch - 1)
             self.control.agreement.meet(self.step)
             if (self.control.attention or self.step >= self._place.wake_at) and self._boundary.attend():
                 return
@@ -193,6 +199,7 @@ class Run:
         agreement = control.agreement
         batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "share_of_rank")))
         batches, part, exhausted = self.stopwatch.timed(batches), place.part, False
+        first_step, passed_over = place.step, place.has_passed_over_batches
         try:
             while True:
                 if place.step >= agreement.at_step:
@@ -206,6 +213,8 @@ class Run:
                     batch = next(batches)
                 except StopIteration:
                     exhausted = True
+                    if place.step == first_step and not passed_over:
+                        self._warn_of_no_batch(loader, phase)
                     return
                 place.begin_step()
                 yield batch
@@ -215,14 +224,43 @@ class Run:
 
     def _expect(self, ahead: int | None) -> None:
         if ahead is not None:
-            self.total_steps, self._total_told = self._place.steps_before_epoch + ahead, True
-        elif self._total_told:
-            self.total_steps, self._total_told = None, False
+            self._total, self._total_of_loaders = self._place.steps_before_epoch + ahead, True
+        elif self._total_of_loaders:
+            self._total, self._total_of_loaders = None, False
+
+    def _warn_of_no_batch(self, loader: Iterable[Any], phase: str) -> None:
+        at = f" in epoch {self.epoch}" if self.epoch else ""
+        what = "nothing was trained" if phase == Phase.TRAINING else "nothing was validated"
+        message = (
+            f"run.batches got no batch from its {type(loader).__name__}{at}, so {what}: {why_no_batch(loader)}"
+        )
+        self._recorder.warn(message, cause=f"no batch: {phase}")
 
     def _looked_at(self, loader: Iterable[Batch], phase: str) -> Iterator[Batch]:
         # No place to be cut at: the code around a validation could not come back to its middle.
         with self.phase(phase):
-            yield from loader
+            batches = iter(loader)
+            try:
+                first = next(batches)
+            except StopIteration:
+                self._warn_of_no_batch(loader, phase)
+                return
+            yield first
+            yield from batches
+
+    @property
+    def total_steps(self) -> int | None:
+        """How many steps there will be, or None where that is not known.
+
+        Raises:
+            OptionError: what it is set to is not a whole number, or is negative.
+        """
+        return self._total
+
+    @total_steps.setter
+    def total_steps(self, count: int | None) -> None:
+        self._total = None if count is None else whole_number(count, "run.total_steps")
+        self._total_of_loaders = False
 
     @property
     def step(self) -> int:
@@ -249,7 +287,7 @@ class Run:
 
         Raises:
             StopRun: the job was asked to stop and has no ``run.batches`` to do it between two steps.
-            OptionError: ``more`` is no mapping.
+            OptionError: ``more`` is not a mapping, or ``step`` is not a whole number.
         """
         place = self._place
         if place.steps_by_log:
@@ -260,7 +298,11 @@ class Run:
             if type(value) is not float:
                 values = {name: each if type(each) is float else taken(each) for name, each in values.items()}
                 break
-        self._put((place.step if step is None else int(step), place.epoch, time(), values))
+        if step is None:
+            step = place.step
+        elif type(step) is not int or not -MOST <= step <= MOST:
+            step = whole_number(step, "run.log(step=...)", least=-MOST)
+        self._put((step, place.epoch, time(), values))
 
     def _step_of_a_bare_loop(self) -> None:
         if self._place.step >= self.control.agreement.at_step:
@@ -283,7 +325,7 @@ class Run:
 
     def message(self, text: str) -> None:
         """Set the line that people read first."""
-        self._recorder.note(message=str(text))
+        self._recorder.note(message=str.__str__(str(text)))
 
     def warn(self, text: str) -> None:
         """Record a warning; the same one only once."""
@@ -300,9 +342,11 @@ class Run:
             metric: a name that is logged.
             mode: ``"min"`` or ``"max"``.
         """
-        if mode not in ("min", "max"):
-            raise OptionError(f"mode={mode!r}: expected 'min' or 'max'")
-        self._recorder.metrics.watched = (metric, mode)
+        if not isinstance(metric, str):
+            raise OptionError(f"run.best({metric!r:.80}): expected the name of a metric, such as 'val_loss'")
+        if not isinstance(mode, str) or mode not in ("min", "max"):
+            raise OptionError(f"mode={mode!r:.80}: expected 'min' or 'max'")
+        self._recorder.metrics.watched = (str.__str__(metric), str.__str__(mode))
 
     @property
     def device(self) -> str:
@@ -405,7 +449,7 @@ class Run:
                 spread over the whole run; those before live changes and the one at the best value go last.
 
         Raises:
-            OptionError: a number that is not positive.
+            OptionError: a number that is not positive, or a count that is not whole.
         """
         self._boundary.choose_checkpoints(steps=steps, seconds=seconds, keep=keep)
 
@@ -437,8 +481,13 @@ class Run:
 
         Args:
             reason: ``"early_stopping"`` or ``"time_limit"``.
-            message: what to tell.
+            message: the line that people read first.
+
+        Raises:
+            OptionError: another reason.
         """
+        if not isinstance(reason, str) or reason not in (EndedBy.EARLY_STOPPING, EndedBy.TIME_LIMIT):
+            raise OptionError(f"run.end_early({reason!r:.80}): expected 'early_stopping' or 'time_limit'")
         self.control.end_early(EndedBy(reason))
         if message:
             self.message(message)
@@ -469,15 +518,17 @@ class Run:
         if (
             self._boundary.tracked
             and self._place.looping
-            and self._boundary.cadence.is_due(self._recorder.clock())
+            and self._boundary.cadence.is_due(self._recorder.ticks())
         ):
             self.control.ask_for_a_checkpoint()
-        done = None
-        if self.total_steps:
-            done = self.step / self.total_steps
+        done, total = None, self._total
+        if self._total_of_loaders and total is not None and self.step > total:
+            total = None  # a loader gives more batches than its length
+        if total:
+            done = self.step / total
         elif self._place.epochs:
             done = max(self.epoch - 1, 0) / self._place.epochs
-        self._recorder.note(step=self.step, epoch=self.epoch, total_steps=self.total_steps)
+        self._recorder.note(step=self.step, epoch=self.epoch, total_steps=total)
         if self.control.agreement.members:
             self._recorder.note(ranks=self.control.agreement.members)
         if done is not None:
@@ -488,7 +539,7 @@ def _metrics(more: object) -> dict[str, Any]:
     if not isinstance(more, Mapping):
         what = f"{type(more).__name__} {more!r:.60}"
         raise OptionError(f"run.log got {what}; expected names, such as run.log(loss=loss)")
-    return {str(name): value for name, value in more.items()}
+    return {str.__str__(str(name)): value for name, value in more.items()}
 
 
 def _phase(name: str) -> Phase:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainkit.files.scalars import number
+
 #: Step, epoch from 1 (0 without epochs), Unix seconds, values.
 Line = tuple[int, int, float, Mapping[str, Any]]
 
@@ -103,17 +105,18 @@ class Patience:
             )
         return None
 
-    def _judge(self, number: int, what: str) -> None:
+    def _judge(self, at: int, what: str) -> None:
         metric, self._stopping.mode = self._watched()
-        value, self._last = float(self._last), None
+        value, self._last = number(self._last), None
+        if value is None:
+            return  # run.log leaves it out, with a warning
         self._values += 1
-        if not self._stopping.is_best(value, number) and self._stopping.is_over(number):
+        if not self._stopping.is_best(value, at) and self._stopping.is_over(at):
             self._end(f"{metric} is no better since {what} {self._stopping.best_epoch + 1}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
-        last = None if self._last is None else float(self._last)
-        return {**self._stopping.state_dict(), "last": last, "values": self._values}
+        return {**self._stopping.state_dict(), "last": number(self._last), "values": self._values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what :meth:`state_dict` gave."""
