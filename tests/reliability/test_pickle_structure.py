@@ -1,4 +1,4 @@
-"""What a model file or checkpoint may hold: all that torch.save writes for plain values and tensors, and nothing else."""
+"""A model file or checkpoint may hold what torch.save writes for plain values and tensors, and nothing else."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ SOUND: dict[str, Callable[[], Any]] = {
     "scalars and empty ones": lambda: [torch.tensor(3), torch.zeros(0), torch.zeros(0, 5), torch.zeros(2, 0)],
     "every usual dtype": lambda: [
         torch.ones(3, dtype=dtype)
-        for dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16)
-        + (torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+        for dtype in (
+            *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16),
+            *(torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
+        )
     ],
     "newer dtypes": lambda: [
         torch.ones(3).to(dtype) for dtype in (torch.uint16, torch.uint32, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -331,7 +333,7 @@ ARCHIVES: dict[str, bytes] = {
     "an archive and its end": GOOD + GOOD[-22:],
     "bytes between the entries": with_a_gap(GOOD, "archive/data.pkl"),
     "bytes before the directory": with_a_gap(GOOD, zipfile.ZipFile(io.BytesIO(GOOD)).namelist()[-1]),
-    "two folders": rewritten(lambda entries: [("other/x", b"")] + entries),
+    "two folders": rewritten(lambda entries: [("other/x", b""), *entries]),
     "two structures": rewritten(lambda entries: [*entries, ("other/data.pkl", entries[0][1])]),
     "two entries that differ in case": rewritten(lambda entries: [*entries, ("archive/DATA.pkl", entries[0][1])]),
     "no folder": rewritten(lambda entries: [(name.partition("/")[2], data) for name, data in entries]),

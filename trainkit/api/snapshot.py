@@ -5,13 +5,15 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from trainkit.errors import ModelFileError, TrainkitError
-from trainkit.files.modelfile import load_model_content
+from trainkit.errors import CheckpointError, ModelFileError, TrainkitError
+from trainkit.files.modelfile import exported, load_model_content, model_file
+from trainkit.files.paths import JobPaths
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
-from trainkit.runners.outcomes import outcome_of
+from trainkit.resuming.checkpoints import load_resume
+from trainkit.runners.outcomes import Outcome, outcome_of
 
 #: How long a copy from between two steps is waited for; a step that takes longer answers with what is saved.
 COPY_S = 30.0
@@ -25,7 +27,7 @@ class Snapshot:
         model: a :class:`~trainkit.tabular.model.TableModel` for a table; the ``torch.nn.Module`` itself, or a
             copy of it, in the process that runs, or ran, the job; elsewhere a state dict.
         step: the step after which it was taken.
-        source: ``"live"``, ``"result"``, or ``"file"``.
+        source: ``"live"``, ``"result"``, ``"file"``, or ``"checkpoint"`` where no model file could be written.
     """
 
     model: Any
@@ -86,8 +88,11 @@ def take(store: Store, record: Record) -> Snapshot:
     if outcome is not None and outcome.returned and _is_model(outcome.value):
         outcome.settled.wait()
         return Snapshot(outcome.value, outcome.step, "result")
-    path = store.paths(record.job_id).model
-    if not path.exists():
+    paths = store.paths(record.job_id)
+    path = model_file(paths)
+    if path is None and (weights := _weights_of_checkpoint(paths, record)) is not None:
+        return Snapshot(_with_its_class(outcome, weights), record.step, "checkpoint")
+    if path is None:
         raise TrainkitError(
             f"job {record.name!r} ({record.status}) has left no model; one is saved with each checkpoint when "
             "run.track(model=...) names it, and when its function returns one"
@@ -101,10 +106,25 @@ def take(store: Store, record: Record) -> Snapshot:
         return Snapshot(load_model(path), step, "file")
     if "state_dict" not in content:
         raise ModelFileError(f"{path} holds neither a table model nor a state dict")
-    weights = content["state_dict"]
-    # As a module of its class where this process has run the job to its end.
+    return Snapshot(_with_its_class(outcome, content["state_dict"]), step, "file")
+
+
+def _weights_of_checkpoint(paths: JobPaths, record: Record) -> dict[str, Any] | None:
+    """Return the state dict in the checkpoint of a job's last step, where the model file could not be written."""
+    if record.checkpoint is None or record.checkpoint.step != record.step:
+        return None
+    try:
+        weights = load_resume(paths)[0]["tracked"].get("model")
+    except CheckpointError:
+        return None
+    content = exported(weights)
+    return None if content is None else cast("dict[str, Any]", content["state_dict"])
+
+
+def _with_its_class(outcome: Outcome | None, weights: Any) -> Any:
+    """Return weights as the module they are of, where this process has run the job to its end."""
     model = outcome.model_with(weights) if outcome is not None else None
-    return Snapshot(weights if model is None else model, step, "file")
+    return weights if model is None else model
 
 
 def _is_model(value: Any) -> bool:

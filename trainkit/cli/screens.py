@@ -23,6 +23,7 @@ from rich.text import Text
 from trainkit.api import view
 from trainkit.cli.exits import echo_json
 from trainkit.cli.watching import Epoch, Screen, Update
+from trainkit.files.modelfile import model_file
 from trainkit.files.record import Record, Status, to_dict
 from trainkit.files.store import Store
 
@@ -326,8 +327,8 @@ def summary(record: Record, store: Store, *, warnings: Sequence[str] = ()) -> Te
     facts = [*seen.facts, ("id", record.job_id)]
     if seen.params:
         facts.insert(0, ("params", ", ".join(f"{name} {value}" for name, value in seen.params)))
-    if paths.model.exists():
-        facts.append(("model", shown_path(str(paths.model))))
+    if model := model_file(paths):
+        facts.append(("model", shown_path(str(model))))
     facts.append(("record", shown_path(str(paths.record))))
     width = max(len(label) for label, _ in facts)
     for label, value in facts:

@@ -10,6 +10,7 @@ import msgspec
 
 from trainkit.cli.exits import Exit, echo_json
 from trainkit.cli.group import Command, Start, starts
+from trainkit.files.modelfile import model_file
 from trainkit.tabular.options import TrainOptions, describe_option
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def start(how: Start, launch: Callable[[], Job], *, then: str = 'tk.attach("{id}
     with Interrupts() as interrupts:
         job = launch()
         code = watch(job, screen_for(job.store, as_json=how.as_json), interrupts)
-    if not how.as_json and code in (Exit.OK, Exit.STOPPED) and job.paths.model.exists():
-        click.echo(f"\nNext:  {then.format(id=job.id, model=shown_path(str(job.paths.model)))}")
+    if not how.as_json and code in (Exit.OK, Exit.STOPPED) and (model := model_file(job.paths)):
+        click.echo(f"\nNext:  {then.format(id=job.id, model=shown_path(str(model)))}")
     return code
 
 

@@ -84,7 +84,8 @@ def remove(paths: JobPaths) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-        paths.model.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError):  # a file is in the place of the folder of models
+            paths.model.unlink(missing_ok=True)
         paths.record.unlink(missing_ok=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from trainkit.errors import ModelFileError
+from trainkit.files.paths import JobPaths
 from trainkit.files.safeload import load
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def exported(model: Any) -> dict[str, Any] | None:
         "class": kind,
         "state_dict": {name: _to_cpu(value) for name, value in state.items()},
     }
+
+
+def model_file(paths: JobPaths) -> Path | None:
+    """Return the file of a job's model, if the job has saved one."""
+    # Saving a model to the usual place removes the other file, so that one is the newer one.
+    return next((path for path in (paths.own_model, paths.model) if path.is_file()), None)
 
 
 def load_model_content(path: Path) -> dict[str, Any]:

@@ -166,6 +166,11 @@ class JobPaths:
         """The model, loadable with ``torch.load(weights_only=True)``."""
         return models_folder(self.root) / f"{self.job_id}.pt"
 
+    @property
+    def own_model(self) -> Path:
+        """The model, where the folder of all models could not take it."""
+        return self.folder / "model.pt"
+
 
 def jobs_folder(root: Path) -> Path:
     """The folder of all job records below a root."""

@@ -1,8 +1,8 @@
 """What a pickle of ``torch.save`` would build, worked out without building it.
 
-``torch.load(weights_only=True)`` calls many functions that ``torch.save`` never writes.  Some of them take memory by
-a number in the file: ``torch.Tensor(10**10)``.  Lists that hold one another several times are small in memory, but
-endless for code that walks through them.  So the structure is read here first, instruction by instruction, and
+``torch.load(weights_only=True)`` calls many functions that ``torch.save`` never writes.  Some of them take memory
+by a number in the file: ``torch.Tensor(10**10)``.  Lists that hold one another several times are small in memory,
+but endless for code that walks through them.  So the structure is read here first, instruction by instruction, and
 everything that ``torch.save`` does not write is refused.
 """
 

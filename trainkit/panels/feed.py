@@ -22,6 +22,7 @@ import psutil
 from trainkit.api import view
 from trainkit.errors import RecordError, UnknownJobError
 from trainkit.files.log_tail import LogTail
+from trainkit.files.modelfile import model_file
 from trainkit.files.owners import Process, is_running
 from trainkit.files.paths import jobs_folder
 from trainkit.files.record import Record, Status
@@ -203,7 +204,7 @@ class JobFeed:
             "ended_by": str(record.ended_by or ""),
             "progress_known": bool(record.total_steps or record.epochs),
             "checkpoint": record.checkpoint.path if record.checkpoint else "",
-            "model": str(self.paths.model.relative_to(self.store.root)) if self.paths.model.exists() else "",
+            "model": str(model.relative_to(self.store.root)) if (model := model_file(self.paths)) else "",
             "files": str(self.paths.folder.relative_to(self.store.root)),
             "facts": [*self._descent(record), *seen.facts],
             "best": None,

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from trainkit.errors import CheckpointError, ModelFileError, telling
+from trainkit.errors import CheckpointError, ModelFileError, StoreError, telling
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import CheckpointInfo
 from trainkit.files.safeload import load
@@ -75,6 +75,33 @@ def save(path: Path, content: Any) -> tuple[int, str]:
         temporary, size_bytes, sha256 = _write_temporary(path, content)
         _put_in_place(temporary, path)
     return size_bytes, sha256
+
+
+def save_model(paths: JobPaths, content: Any) -> Path:
+    """Write a job's model file, and return where it is.
+
+    It is in ``models/``, which is made again if it was removed, or in the job's folder if that cannot be written.
+
+    Args:
+        paths: the job's files.
+        content: what :func:`trainkit.files.modelfile.exported` returned.
+
+    Raises:
+        StoreError: neither can be written.
+    """
+    try:
+        with telling(paths.model.parent):
+            paths.model.parent.mkdir(parents=True, exist_ok=True)
+        save(paths.model, content)
+    except StoreError as error:
+        try:
+            save(paths.own_model, content)
+        except StoreError:
+            raise error from None
+        remove_temporary(paths.model)  # an older model
+        return paths.own_model
+    remove_temporary(paths.own_model)
+    return paths.model
 
 
 def _write_temporary(path: Path, content: Any) -> tuple[Path, int, str]:

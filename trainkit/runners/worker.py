@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 
 import trainkit
-from trainkit.errors import CheckpointError, RecordError, StateError, StoreError, TaskError
+from trainkit.errors import NO_ROOM, CheckpointError, RecordError, StateError, StoreError, TaskError
 from trainkit.files.endings import Ending, error_info, failed, interrupted, reached
 from trainkit.files.locks import FileLock
 from trainkit.files.modelfile import exported
@@ -34,7 +34,8 @@ from trainkit.files.whole import write_atomically
 from trainkit.ranks.deadlock import DeadlockWatch
 from trainkit.ranks.ends import LOST_ANOTHER, RankEndError, tell_rank_end
 from trainkit.ranks.group import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
-from trainkit.resuming.checkpoints import save, take_up
+from trainkit.resuming.checkpoints import save_model, take_up
+from trainkit.resuming.kept import Kept
 from trainkit.resuming.randomness import random_numbers
 from trainkit.resuming.steering import history_of, load_plan
 from trainkit.runners.orphans import die_with_parent
@@ -163,7 +164,9 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
         stopped = _call(run, recorder, task, outcome)
         recorder.note(phase=Phase.FINALIZING)
         outcome.value = unwrapped(outcome.value)
-        usable = ranks.rank == 0 and _leave_model(run, recorder, outcome.value, stopped=stopped)
+        usable, elsewhere = False, ""
+        if ranks.rank == 0:
+            usable, elsewhere = _leave_model(run, recorder, outcome.value, stopped=stopped)
         run.control.agreement.leave(run.step)
         ranks.close()
     except KeyboardInterrupt as interrupt:
@@ -187,7 +190,9 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
     )
     if run.control.repeats and run.control.noticed:
         message = f"ended where the job that it repeats was ended {_ENDED[ended_by]}"
-        return dataclasses.replace(ending, message=message)
+        ending = dataclasses.replace(ending, message=message)
+    if elsewhere:
+        ending = dataclasses.replace(ending, message="; ".join(filter(None, (ending.message, elsewhere))))
     return ending
 
 
@@ -204,19 +209,38 @@ def _call(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> bool:
     return stopped
 
 
-def _leave_model(run: Run, recorder: Recorder, returned: Any, *, stopped: bool) -> bool:
-    """Save the model, if there is one; return whether there is.
+def _leave_model(run: Run, recorder: Recorder, returned: Any, *, stopped: bool) -> tuple[bool, str]:
+    """Save the model, if there is one: what the function returned, or else what it tracks.
+
+    Returns:
+        Whether there is a model, and where it is, in words, if it is not in its usual place.
 
     Raises:
         StoreError: it could not be saved, and nothing is COMPLETED whose model is not.
     """
+    paths, tracked = recorder.store.paths(run.job_id), run.tracked.get("model")
+    own = exported(returned)
+    content = own if own is not None else exported(tracked)
+    if content is None:
+        return False, ""
     try:
-        return _save_model(recorder.store.paths(run.job_id), returned, run.tracked.get("model"))
+        try:
+            path = save_model(paths, content)
+        except StoreError as error:
+            if error.errno not in NO_ROOM or not Kept(paths).give_way():
+                raise
+            path = save_model(paths, content)
     except StoreError as error:
+        saved = recorder.record.checkpoint
+        is_in_checkpoint = saved is not None and saved.step == run.step and (own is None or returned is tracked)
+        if saved is not None and is_in_checkpoint and content["kind"] == "state_dict":
+            return True, f"the model could not be saved ({error}); its weights are in {saved.path}"
         if not stopped or run.finishing:
             raise
         recorder.warn(f"the model could not be saved: {error}")
-        return False
+        return False, ""
+    where = path.relative_to(paths.root).as_posix()
+    return True, "" if path == paths.model else f"{paths.model.parent} cannot be written; the model is in {where}"
 
 
 def _fail(recorder: Recorder, error: Exception, ranks: Ranks, *, doing: str) -> None:
@@ -252,15 +276,6 @@ def whereabouts(thread: int) -> TracebackType | None:
     while frame is not None and frame.f_code.co_filename != __file__:
         trace, frame = TracebackType(trace, frame, frame.f_lasti, frame.f_lineno), frame.f_back
     return trace
-
-
-def _save_model(paths: JobPaths, returned: Any, tracked: Any) -> bool:
-    """Write the model file, if there is a model; what was returned goes before what is tracked."""
-    for candidate in (returned, tracked):
-        if (content := exported(candidate)) is not None:
-            save(paths.model, content)
-            return True
-    return False
 
 
 def _note_environment(recorder: Recorder) -> None:

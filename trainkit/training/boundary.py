@@ -14,7 +14,7 @@ from trainkit.files.recorder import Recorder
 from trainkit.files.scalars import whole_number
 from trainkit.ranks.group import Ranks
 from trainkit.resuming.cadence import Cadence
-from trainkit.resuming.checkpoints import save, save_resume
+from trainkit.resuming.checkpoints import save_model, save_resume
 from trainkit.resuming.kept import Kept
 from trainkit.resuming.place import Place
 from trainkit.resuming.steering import Change, History, Plan, Position
@@ -216,8 +216,9 @@ class Boundary:
         )
         try:
             # The model file keeps up, so that anybody can ask the half-trained model.
-            if (model := exported(self.tracked.get("model"))) is not None:
-                save(self._paths.model, model)
+            model = exported(self.tracked.get("model"))
+            if model is not None and (path := save_model(self._paths, model)) != self._paths.model:
+                recorder.warn(f"{self._paths.model} cannot be written; the model is saved in {path}")
         finally:  # told when both are there; the checkpoint is good also where the model file cannot be written
             self._kept.add(info)
             recorder.note(checkpoint=info, resumable=True)

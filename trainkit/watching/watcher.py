@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from trainkit.files.modelfile import model_file
 from trainkit.files.record import Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.units import size
@@ -132,10 +133,8 @@ class Watcher:
         saved = self._recorder.record.checkpoint
         if saved is None or not saved.size_bytes:
             return 0
-        try:
-            return saved.size_bytes + self._paths.model.stat().st_size
-        except FileNotFoundError:
-            return saved.size_bytes  # no model is tracked
+        model = model_file(self._paths)
+        return saved.size_bytes + (model.stat().st_size if model else 0)
 
     def _memory_left(self) -> Iterable[Word]:
         told = self._recorder.warns_of("memory")
