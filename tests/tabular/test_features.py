@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import numpy as np
 import pandas as pd
+import pytest
 
-from trainkit.tabular.features import Category, Features, Number, learn
+from trainkit.tabular.features import Category, Features, Number, learn, limits
+from trainkit.tabular.plan import check_table
 
 
 def test_words_get_the_index_they_had_in_training() -> None:
@@ -53,3 +57,66 @@ def test_large_offsets_keep_their_differences() -> None:
     table = pd.DataFrame({"x": 1e9 + np.arange(20)})
     numbers, _ = learn(table, ["x"]).encode(table)
     assert len(np.unique(numbers)) == 20
+
+
+PLAIN: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
+    "normal": lambda rng, rows: rng.normal(size=rows),
+    "positive normal": lambda rng, rows: rng.normal(50, 2, rows),
+    "uniform": lambda rng, rows: rng.random(rows),
+    "exponential": lambda rng, rows: rng.exponential(size=rows),
+    "lognormal": lambda rng, rows: rng.lognormal(size=rows),
+    "wide lognormal": lambda rng, rows: rng.lognormal(0, 3, rows),
+    "centred lognormal": lambda rng, rows: rng.lognormal(size=rows) - 1.6,
+    "laplace": lambda rng, rows: rng.laplace(size=rows),
+    "student": lambda rng, rows: rng.standard_t(5, rows),
+    "poisson": lambda rng, rows: rng.poisson(3, rows),
+    "geometric": lambda rng, rows: rng.geometric(0.2, rows),
+    "many zeros": lambda rng, rows: np.where(rng.random(rows) < 0.4, 0, rng.lognormal(2, 1.5, rows)),
+    "two groups": lambda rng, rows: np.where(
+        rng.random(rows) < 0.5, rng.normal(0, 1, rows), rng.normal(30, 1, rows)
+    ),
+    "few whole numbers": lambda rng, rows: rng.integers(1, 6, rows),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("rows", [1_000, 20_000])
+def test_no_value_of_plain_numbers_is_far_from_all_others(name: str, rows: int) -> None:
+    """The extremes of a distribution belong to it, however long its tails."""
+    rng = np.random.default_rng(0)
+    found = [limits(PLAIN[name](rng, rows).astype(float)) for _ in range(40)]
+    assert found.count((-np.inf, np.inf)) == len(found), found
+
+
+@pytest.mark.parametrize(
+    ("name", "sentinel"),
+    [
+        *((name, sentinel) for name in PLAIN if name != "wide lognormal" for sentinel in (-999.0, 1e9)),
+        ("positive normal", 0.0),
+        ("few whole numbers", 99.0),
+        ("few whole numbers", -9.0),
+        ("normal", -99.0),
+        ("wide lognormal", 1e12),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_sentinel_is_far_from_all_others(name: str, sentinel: float, count: int) -> None:
+    """Once or a few times; exactly the sentinel is outside."""
+    values = PLAIN[name](np.random.default_rng(1), 5_000).astype(float)
+    values[:count] = sentinel
+    low, high = limits(values)
+    assert ((values < low) | (values > high)).sum() == count
+    assert not low <= sentinel <= high
+
+
+def test_a_sentinel_is_read_as_missing_in_all_rows() -> None:
+    """Also where no training row has it: what the warning says is of the whole table."""
+    values = np.random.default_rng(0).normal(50, 2, 3000)
+    values[-1] = -999
+    table = pd.DataFrame({"a": values, "y": values * 2})
+    plan = check_table(table)
+    assert "'a': 1 value far from all others (such as -999) read as missing" in plan.warnings[0]
+    features = learn(table[:-1], ["a"], plan.ranges)
+    numbers, _ = features.encode(table)
+    assert np.isnan(numbers).sum() == 1
+    assert np.isnan(numbers[-1, 0])

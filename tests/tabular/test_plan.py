@@ -11,9 +11,11 @@ import pytest
 import trainkit as tk
 from trainkit.errors import TableError
 from trainkit.files.record import Status
+from trainkit.panels.tables import preview
 from trainkit.tabular.options import TrainOptions
-from trainkit.tabular.plan import check_table
-from trainkit.tabular.read import open_table, read_table
+from trainkit.tabular.plan import TARGETS, check_table
+from trainkit.tabular.read import read_table
+from trainkit.tabular.sources import open_table
 
 
 def frame(**columns: object) -> pd.DataFrame:
@@ -84,7 +86,9 @@ def test_numbers_spoilt_by_a_word_are_told_with_their_place(tmp_path: Path) -> N
     file.write_text("note,size,y\n" + "\n".join(rows) + "\n")
     plan = check_table(read_table(file), path=file)
     # 1 header + 4 rows of two lines each
-    assert any("'size' is read as text, for 'n/a' in line 10" in text for text in plan.warnings), plan.warnings
+    assert any("'size' is read as text because of 'n/a' in line 10" in text for text in plan.warnings), (
+        plan.warnings
+    )
     assert check_table(read_table(file, missing=["n/a"]), path=file).warnings == []
 
 
@@ -213,7 +217,7 @@ def test_warnings_name_the_line_also_of_a_table_that_was_read_before(tmp_path: P
 @pytest.mark.parametrize(
     ("cell", "words"),
     [
-        ("n/a", r"'n/a' in line 42 is not a number.*pass missing=\('n/a',\)"),
+        ("n/a", r"because of 'n/a' in line 42; .*pass missing=\('n/a',\)"),
         ("1,5", r"are '0,000' and the others numbers\? Write a point, not a comma"),
     ],
 )
@@ -237,3 +241,25 @@ def test_tables_are_taken_as_they_are_named(root: Path, tmp_path: Path, monkeypa
         tk.train(np.zeros((30, 2)))  # type: ignore[arg-type]
     with pytest.raises(TableError, match="addresses on the web are not read; download"):
         tk.train("https://example.org/t.csv", target="y")
+
+
+@pytest.mark.parametrize(
+    ("names", "target"),
+    [
+        (["label", "y", "a"], "y"),
+        (["target", "label", "a"], "target"),
+        (["a", "Y"], "Y"),
+        (["species", "a"], "species"),
+        (["a", "class", "price"], "class"),
+    ],
+)
+def test_launcher_and_train_propose_the_same_target(names: list[str], target: str) -> None:
+    """One called y, target or label is taken; another usual one is what the error proposes."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.integers(0, 2, 40) for name in names})
+    assert preview(table)["target"] == target
+    if target.lower() in TARGETS:
+        assert check_table(table).target == target
+    else:
+        with pytest.raises(TableError, match=f"for example target='{target}'"):
+            check_table(table)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trainkit.api.attempts import begin
 from trainkit.api.job import Job
@@ -16,7 +16,7 @@ from trainkit.errors import OptionError, did_you_mean
 from trainkit.files.paths import check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import Limits, Randomness, Record, Resources, Status
-from trainkit.files.scalars import whole_number
+from trainkit.files.scalars import plain_value, whole_number
 from trainkit.files.store import Store
 from trainkit.files.units import seconds
 from trainkit.resuming.randomness import OWN_GENERATORS, check_seed
@@ -26,9 +26,6 @@ from trainkit.runners.task import Task, describe
 
 #: Up to this size a table is read and checked before its job exists; it takes about half a second.
 CHECKED_BEFORE_BYTES = 50_000_000
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def submit(
@@ -115,7 +112,7 @@ def submit(
 
 
 def train(
-    data: pd.DataFrame | str | Path | None = None,
+    data: Any = None,
     *,
     target: str | int | None = None,
     runner: str | None = None,
@@ -136,8 +133,9 @@ def train(
     here and leaves nothing behind; a file above 50 MB is checked by the job itself, in its first phase.
 
     Args:
-        data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), a DataFrame, or nothing for a
-            synthetic table.
+        data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), an open file, a DataFrame of pandas or
+            another library, a dict of columns, a list of dicts, or nothing for a synthetic table.  The job trains
+            on the table as it is at the call, whatever is done to it later.
         target: the column to predict; without it a column named y, target or label.  A number where a
             DataFrame's columns have numbers for names.
         runner: ``"thread"``, ``"process"`` or ``"ray"``; without it the first that can do what is asked for.
@@ -153,8 +151,8 @@ def train(
         on_done: called with the job when it has ended, as for :func:`submit`.
         **options: ``epochs``, ``batch_size``, ``lr``, ``hidden`` (a width, or one for each layer), ``dropout``,
             ``task`` (``"regression"`` or ``"classification"``), ``val_fraction``, ``patience`` (in epochs),
-            ``seed``, ``device``, ``log_every`` (in steps), and of a file ``delimiter`` and ``missing`` (words, as
-            ``("NA", "?")``); ``trainkit train --help`` says what each takes.  What is left out is chosen from
+            ``seed``, ``device``, ``log_every`` (in steps), ``missing`` (words, as ``("NA", "?")``), and of a CSV
+            file ``delimiter``; ``trainkit train --help`` says what each takes.  What is left out is chosen from
             the data, and shown in the record.
 
     Raises:
@@ -167,26 +165,29 @@ def train(
 
     resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
     runner = runner or suitable_runner(resources)
-    if isinstance(target, int):
-        target = str(target)
-    checked = check_options({"target": target, **options})
-    told = {key: value for key, value in {"target": target, **options}.items() if value is not None}
-    path = Path(os.path.expanduser(data)).absolute() if isinstance(data, (str, Path)) else None
-    shown: dict[str, Any] = {"data": _shown(data), **told}
+    given = {"target": _column_name(target), **options}
+    checked = check_options(given)
+    told = {key: getattr(checked, key) for key, value in given.items() if value is not None}
+    if checked.device is not None and runner != "ray":
+        from trainkit.training.devices import check_device
+
+        check_device(checked.device)
+    path = Path(os.path.expanduser(data)).absolute() if isinstance(data, (str, os.PathLike)) else None
+    shown: dict[str, Any] = {"data": _shown(data, 0), **told}
     message = ""
     if name is None:
         name = path.name.split(".")[0] if path else "synthetic" if data is None else "table"
     if path is None or not path.is_file() or path.stat().st_size <= CHECKED_BEFORE_BYTES:
         from trainkit.tabular.plan import check_table
-        from trainkit.tabular.read import SOURCE, open_table
+        from trainkit.tabular.sources import SOURCE, open_table
 
         frame, _ = open_table(data, checked)
         plan = check_table(frame, checked, path=path)
-        shown, message = {"data": _shown(data), **plan.params}, plan.summary
+        shown, message = {"data": _shown(data, len(frame)), **plan.params}, plan.summary
         # A thread shares the table that was read; a process reads the file itself.
-        if path is not None:
-            frame.attrs[SOURCE] = str(path)
-        data = frame if path is None or runner == "thread" else str(path)
+        if data is not None:
+            frame.attrs[SOURCE] = str(path or "")
+            data = frame if path is None or runner == "thread" else str(path)
     else:
         data = str(path)
     return launch(
@@ -204,10 +205,19 @@ def train(
     )
 
 
-def _shown(data: Any) -> str:
-    if isinstance(data, (str, Path)):
-        return str(data)
-    return "synthetic table" if data is None else f"DataFrame of {len(data)} row{'s' * (len(data) != 1)}"
+def _column_name(target: Any) -> str | None:
+    """Return a column's name as text, as that of each column is read."""
+    plain = plain_value(target)
+    is_number = isinstance(plain, int) and not isinstance(plain, bool)
+    return str(plain) if is_number else plain
+
+
+def _shown(data: Any, rows: int) -> str:
+    if data is None:
+        return "synthetic table"
+    if isinstance(data, (str, os.PathLike)):
+        return os.fsdecode(data)
+    return f"{type(data).__name__} of {rows} row{'s' * (rows != 1)}"
 
 
 def launch(

@@ -180,3 +180,17 @@ def _shown(value: Any) -> str:
         return f"{value!r:.80}"
     except Exception:  # noqa: BLE001 - a class of the user's, which may raise anything
         return "a value without a text"
+
+
+def plain_value(value: Any) -> Any:
+    """Return a scalar of numpy or torch as the Python value that it is exactly, and an array as a list.
+
+    Any other value is returned as it is.
+
+    >>> import numpy as np
+    >>> plain_value(np.int64(3)), plain_value(np.array(0.5)), plain_value((np.int64(64), 32))
+    (3, 0.5, (64, 32))
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_value, value)) if type(value) in (list, tuple) else value
+    return value.tolist() if hasattr(value, "shape") and callable(getattr(value, "tolist", None)) else value

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.api import view
-from trainkit.tabular.read import FORMATS
+from trainkit.tabular.filetypes import kind_of_file
+from trainkit.tabular.plan import proposed_target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,20 +18,6 @@ MOST_TABLES, MOST_FOLDERS, DEPTH = 200, 2000, 4
 PREVIEW_ROWS = 6
 _NOT_DATA = frozenset(
     {"artifacts", "models", "node_modules", "__pycache__", "site-packages", "venv", "dist", "build"}
-)
-#: What people call the column to predict, and what it is called in tables that everybody knows.
-_TARGETS = (
-    "y",
-    "target",
-    "label",
-    "labels",
-    "class",
-    "outcome",
-    "species",
-    "survived",
-    "price",
-    "churn",
-    "diagnosis",
 )
 
 
@@ -45,8 +32,7 @@ def tables(root: Path) -> list[dict[str, Any]]:
         )
         folders += 1
         for name in sorted(files):
-            stem = name[:-3] if name.lower().endswith(".gz") else name
-            if Path(stem).suffix.lower() in FORMATS and not name.startswith("."):
+            if kind_of_file(name) is not None and not name.startswith("."):
                 path = Path(folder) / name
                 try:
                     size_bytes = path.stat().st_size
@@ -77,28 +63,6 @@ def preview(frame: pd.DataFrame) -> dict[str, Any]:
         "row_count": len(frame),
         "target": proposed_target(frame),
     }
-
-
-def proposed_target(frame: pd.DataFrame) -> str:
-    """Return the column that is most likely to be predicted.
-
-    That is one with such a name, else the last one with few values and none missing, else the last.
-
-    >>> import pandas as pd
-    >>> proposed_target(pd.DataFrame({"species": ["a", "b", "a"], "mass": [1.5, 2.5, 3.5]}))
-    'species'
-    """
-    names = [str(name) for name in frame.columns]
-    for wanted in _TARGETS:
-        for name in names:
-            if name.lower() == wanted:
-                return name
-    few = max(2, min(20, len(frame) // 3))
-    for name in reversed(names):
-        column = frame[name]
-        if column.dtype.kind not in "fM" and 2 <= column.nunique() <= few and not column.isna().any():
-            return name
-    return names[-1]
 
 
 def _column(frame: pd.DataFrame, name: str) -> dict[str, Any]:

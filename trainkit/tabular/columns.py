@@ -9,12 +9,15 @@ import datetime
 import decimal
 import numbers
 from collections import Counter
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from trainkit.errors import TableError, did_you_mean
+from trainkit.tabular.filetypes import DELIMITED, kind_of_file
+from trainkit.tabular.options import advice
 
 Kind = Literal["number", "boolean", "date", "text", "empty"]
 
@@ -35,8 +38,14 @@ def named_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return frame if names == list(frame.columns) else frame.set_axis(names, axis=1)
 
 
-def find_column(frame: pd.DataFrame, name: str, where: str) -> pd.Series:
-    """Return a column by name, or say which ones there are.
+def find_column(frame: pd.DataFrame, name: str, where: str, path: str | Path | None = None) -> pd.Series:
+    """Return a column by name, or raise an error that lists the columns.
+
+    Args:
+        frame: the table.
+        name: of the column.
+        where: the table, in words.
+        path: the file it came from, for advice.
 
     Raises:
         TableError: there is no such column.
@@ -46,15 +55,22 @@ def find_column(frame: pd.DataFrame, name: str, where: str) -> pd.Series:
     known = [str(column) for column in frame.columns]
     hint = did_you_mean(name, known)
     listed = ", ".join(known[:30]) + (f", … ({len(known)} in all)" if len(known) > 30 else "")
-    otherwise = separated_otherwise(frame)
+    otherwise = separated_otherwise(frame, path)
     raise TableError(f"column {name!r} is not in {where}{hint or '.'} Columns: {listed}{otherwise}", column=name)
 
 
-def separated_otherwise(frame: pd.DataFrame) -> str:
-    """A hint for a file that was read as one column since its fields are not separated by commas."""
-    for each in ";\t|":
-        if len(frame.columns) == 1 and each in str(frame.columns[0]):
-            return f". It was read as one column; if its fields are separated by {each!r}, pass delimiter={each!r}"
+def separated_otherwise(frame: pd.DataFrame, path: str | Path | None) -> str:
+    """Return a hint for a file that was read as one column because another character separates its fields."""
+    if len(frame.columns) != 1:
+        return ""
+    for mark in ";\t|":
+        if mark in str(frame.columns[0]):
+            how = (
+                f"pass {advice('delimiter', mark)}"
+                if path is not None and kind_of_file(path) in DELIMITED
+                else f"read it by pandas.read_csv(..., sep={mark!r})"
+            )
+            return f". This is one column; if {mark!r} separates its fields, {how}"
     return ""
 
 
@@ -102,7 +118,7 @@ def _kind_of_objects(column: pd.Series) -> Kind:
         if first is not None and kind != first:
             raise TableError(
                 f"column {column.name!r}, row {row}: {value!r:.60} is a {kind} after {first}s; "
-                "expected one kind in a column",
+                "expected one kind in a column, and None for a missing value",
                 column=str(column.name),
             )
         first = kind
@@ -121,8 +137,12 @@ def _kind_of_value(value: object) -> Kind | None:
     return None
 
 
-def as_numbers(column: pd.Series) -> np.ndarray:
+def as_numbers(column: pd.Series, *, options_apply: bool = False) -> np.ndarray:
     """Return float64 values, (rows,), with NaN for missing.
+
+    Args:
+        column: of numbers or time spans.
+        options_apply: whether the table is read for training, where an error may advise ``missing=``.
 
     Raises:
         TableError: a value is not a number, or is infinite; its row is named.
@@ -141,9 +161,11 @@ def as_numbers(column: pd.Series) -> np.ndarray:
         ) from None
     infinite = np.flatnonzero(np.isinf(values))
     if len(infinite):
+        words = [str(value) for value in np.unique(values[infinite])]
+        otherwise = f", or pass {advice('missing', words)}" if options_apply else ""
         raise TableError(
             f"column {name!r}, row {int(infinite[0])}: {values[infinite[0]]} is infinite; "
-            "replace it by a number or leave it missing",
+            f"replace it by a number or leave it missing{otherwise}",
             column=name,
         )
     return cast(np.ndarray, values)

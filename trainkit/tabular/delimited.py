@@ -21,7 +21,15 @@ import pyarrow.csv
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import blocks, count, has_doubtful_numbers, has_tiny_numbers, in_parallel, is_plain
+from trainkit.tabular.grammar import (
+    blocks,
+    count,
+    has_doubtful_numbers,
+    has_tiny_numbers,
+    in_parallel,
+    is_plain,
+    refuse_many_columns,
+)
 
 QUOTE, LF, CR = 34, 10, 13
 CHUNK = 1 << 20
@@ -29,33 +37,57 @@ CHUNK = 1 << 20
 BLOCK_BYTES = 1 << 22
 BOM = b"\xef\xbb\xbf"  # the mark of UTF-8 at the beginning of a file
 NEWLINE = re.compile(rb"\r\n|\r|\n")
+#: The first line by which Excel names the delimiter of a CSV.
+SEPARATOR_LINE = re.compile(rb'"?sep=([!-~ \t])"?(?:\r\n|\r|\n)', re.IGNORECASE)
 STRAY_QUOTE = 'a quote inside an unquoted field; write "5"" pipe", or train on tk.read_table(..., quoting=False)'
 AFTER_QUOTE = 'text after a closing quote; expected the delimiter or the end of the line, or "" for a quote'
 UNCLOSED_QUOTE = 'a quote that is never closed; expected " at the end of the field'
 
 
 def parse_delimited(
-    data: memoryview, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool
+    data: memoryview,
+    file: Path,
+    delimiter: str | None,
+    usual_delimiter: str,
+    missing: tuple[str, ...],
+    quoting: bool,
+    max_columns: int,
 ) -> pa.Table:
     """Parse UTF-8 text with a header line into typed columns.
 
     Args:
         data: the whole file, UTF-8, not empty.
         file: its name, for messages.
-        delimiter: one ASCII character.
+        delimiter: one ASCII character; None takes that of a first line ``sep=;``, or else the usual one.
+        usual_delimiter: that of files of this kind.
         missing: words read as missing, besides the empty field.
         quoting: whether ``"`` quotes.
+        max_columns: the largest number of columns.
 
     Raises:
         TableError: with the physical line and the column.
     """
-    return _Delimited(data, file, delimiter, missing, quoting).parse()
+    data, mark, lines_before = _after_separator_line(data, delimiter, usual_delimiter)
+    return _Delimited(data, file, mark, missing, quoting, lines_before).parse(max_columns)
 
 
-def line_of_record(data: memoryview, file: Path, delimiter: str, record: int) -> int | None:
+def line_of_record(
+    data: memoryview, file: Path, delimiter: str | None, usual_delimiter: str, record: int
+) -> int | None:
     """Return the physical line where a record begins; the header is record 0."""
-    rows = _Delimited(data, file, delimiter, (), True).rows()
-    return next((line for number, (line, _, _) in enumerate(rows) if number == record), None)
+    data, mark, lines_before = _after_separator_line(data, delimiter, usual_delimiter)
+    rows = _Delimited(data, file, mark, (), True, lines_before).rows()
+    return next((line + lines_before for number, (line, _, _) in enumerate(rows) if number == record), None)
+
+
+def _after_separator_line(
+    data: memoryview, delimiter: str | None, usual_delimiter: str
+) -> tuple[memoryview, str, int]:
+    """Return the text after a first line such as ``sep=;``, the delimiter, and how many lines were passed over."""
+    match = SEPARATOR_LINE.match(data)
+    if match is None or delimiter not in (None, match[1].decode()):
+        return data, delimiter or usual_delimiter, 0
+    return data[match.end() :], match[1].decode(), 1
 
 
 class _OtherKindError(Exception):
@@ -64,9 +96,16 @@ class _OtherKindError(Exception):
 
 class _Delimited:
     def __init__(
-        self, data: memoryview, file: Path, delimiter: str, missing: tuple[str, ...], quoting: bool
+        self,
+        data: memoryview,
+        file: Path,
+        delimiter: str,
+        missing: tuple[str, ...],
+        quoting: bool,
+        lines_before: int = 0,
     ) -> None:
         self.file, self.delimiter, self.missing = file, delimiter, missing
+        self.lines_before = lines_before  # in the file, of which data is the rest
         self.data = data
         self.stop = len(data)  # where the last row ends, before its newline
         while self.stop and data[self.stop - 1] in (LF, CR):
@@ -75,7 +114,7 @@ class _Delimited:
         self.names: list[str] = []
         self.multiline = True  # whether a field may hold newlines
 
-    def parse(self) -> pa.Table:
+    def parse(self, max_columns: int) -> pa.Table:
         if self.stop == 0 or self.data[0] in (LF, CR):
             raise self.error("an empty line; expected column names", 1)
         if self.stop == len(self.data):
@@ -83,6 +122,7 @@ class _Delimited:
             self.data = memoryview(bytes(self.data) + b"\n")
         doubtful, self.multiline = self._check()
         _, self.names, end = next(self.rows())
+        refuse_many_columns(len(self.names), max_columns, self.file)
         self._check_names()
         if end >= self.stop:
             raise self.error("a header and no rows; expected at least one row", 1)
@@ -145,8 +185,9 @@ class _Delimited:
             words = ["", *self.missing] if self.quoted else self.missing
             if not words:
                 return False
-            texts = pc.utf8_trim(column, " \t") if self.missing else column
-            return bool(pc.any(pc.is_in(texts, value_set=pa.array(words, pa.string()))).as_py())
+            known = pa.array(words, pa.string())
+            forms = [column, pc.utf8_trim(column, " \t")] if self.missing else [column]
+            return any(pc.any(pc.is_in(texts, value_set=known)).as_py() for texts in forms)
         for word in self.missing:
             try:
                 value = pa.scalar(word, pa.string()).cast(column.type)
@@ -169,7 +210,7 @@ class _Delimited:
         nothing, words = pa.scalar(None, pa.string()), pa.array(self.missing, pa.string())
         named = pc.is_in(texts, value_set=words)
         # In a column of numbers blanks around a value, and quotes around nothing, say nothing.
-        meant = pc.or_(pc.is_in(pc.utf8_trim(texts, " \t"), value_set=words), pc.equal(texts, ""))
+        meant = pc.or_(named, pc.or_(pc.is_in(pc.utf8_trim(texts, " \t"), value_set=words), pc.equal(texts, "")))
         column = cells.infer(pc.if_else(meant, nothing, texts))
         if not pa.types.is_string(column.type):
             return column
@@ -213,6 +254,7 @@ class _Delimited:
 
     def error(self, message: str, line: int, column: str | int | None = None) -> TableError:
         where = f", column {column!r}" if column is not None else ""
+        line += self.lines_before
         return TableError(f"{self.file}, line {line}{where}: {message}", path=self.file, line=line, column=column)
 
     def rows(self, stop: int | None = None) -> Iterator[tuple[int, list[str], int]]:
@@ -281,7 +323,11 @@ class _Delimited:
             *_, (start, fields, _) = self.rows(sound)
         names = self._first_line()
         column = names[len(fields) - 1] if start > 1 and len(fields) <= len(names) else len(fields)
-        begins = f" (this row begins at line {start}: is a quote left open there?)" if start != line else ""
+        begins = (
+            f" (this row begins at line {start + self.lines_before}: is a quote left open there?)"
+            if start != line
+            else ""
+        )
         return self.error(message + begins, line, column)
 
     def _line_at(self, offset: int) -> int:

@@ -1,7 +1,8 @@
-"""What about a table should be told before training on it: likely slips, each naming the column."""
+"""Warnings about a table before training on it: likely mistakes, each naming the column."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,33 @@ import pandas as pd
 from trainkit.tabular import cells
 from trainkit.tabular.columns import as_numbers, as_words, kind_of
 from trainkit.tabular.features import limits
+from trainkit.tabular.options import advice
 from trainkit.tabular.read import line_of_row
 
 LOOK_ROWS = 10_000  # which are looked at before all of them, or instead
 STRAY_WORDS = 5
+#: Digits that are a name and not an amount: postal codes, phone numbers, versions.
+CODE = re.compile(r"\s*[-+]?0[0-9]|\s*\+[0-9]|[0-9]+(?:[-/ .][0-9]+){2,}|[0-9]{3,}[-/ ][0-9]{2,}")
+#: How programs write a missing value, in lower case.
+MISSING_WORDS = frozenset(
+    {
+        "nan",
+        "-nan",
+        "inf",
+        "-inf",
+        "+inf",
+        "infinity",
+        "-infinity",
+        "na",
+        "n/a",
+        "#n/a",
+        "none",
+        "null",
+        "<na>",
+        "nat",
+    }
+    | {"nil", "missing", "unknown", "?", "-", "--", ".", "*", ""}
+)
 LEAK_VALUES = 100  # a column with more different ones tells rows apart, not classes
 LEAK_CORRELATION = 1 - 1e-6  # what rounding leaves of 1
 MOST = 0.9
@@ -22,32 +46,44 @@ DECIMAL_COMMA = r"[+-]?[0-9]+,[0-9]+"
 AMOUNT = rf"\s*[+-]?\s*[$€£¥]?\s*(?:{GROUPS}|(?:0|[1-9][0-9]*)(?:[.,][0-9]+)?)\s*[%$€£¥]?\s*"
 
 
-def stray_words(column: pd.Series, path: str | Path | None) -> list[str]:
-    """Tell of a few words that make a column of numbers one of texts.
+def stray_words(column: pd.Series, path: str | Path | None, delimiter: str | None = None) -> list[str]:
+    """Warn about a few words that make text of a column of numbers.
 
     Args:
-        column: texts.
+        column: texts, with all rows of the table.
         path: the file it came from, for a message with a line.
+        delimiter: of that file; without it the usual one.
+
+    >>> stray_words(pd.Series(["1", "2", "n/a"], name="size"), None)[0][:67]
+    "column 'size' is read as text because of 'n/a' in row 2; if it stan"
+    >>> stray_words(pd.Series(["00501", "10001"], name="zip"), None)
+    []
     """
     # Of texts Arrow counts, six times as fast as pandas does of objects.
     counts = (column if isinstance(column.dtype, pd.StringDtype) else as_words(column)).value_counts()
     numeric = counts.index.to_series().astype("str").str.match(cells.NUMBER).to_numpy()
-    if not numeric.any() or (~numeric).sum() > STRAY_WORDS or counts[numeric].sum() < 0.5 * counts.sum():
-        return []
     stray = [str(word) for word in counts.index[~numeric]]
+    if not numeric.any() or len(stray) > STRAY_WORDS or any(CODE.match(word) for word in stray):
+        return []
+    if counts[numeric].sum() < 0.5 * counts.sum() and not all(_means_missing(word) for word in stray):
+        return []
     if not stray:
         return [f"column {column.name!r} holds numbers as text and is read as words"]
     position = int(np.flatnonzero((as_words(column) == stray[0]).to_numpy())[0])
-    if path is not None:
-        line = line_of_row(path, int(column.index[position]))
-        place = f"line {line}" if line else f"row {column.index[position]}"
-    else:
-        place = f"row {position}"
-    listed = ", ".join(map(repr, stray))
-    return [
-        f"column {column.name!r} is read as text, for {stray[0]!r} in {place} is not a number; "
-        f"if it stands for a missing value pass missing=({listed},)"
-    ]
+    line = line_of_row(path, int(column.index[position]), delimiter) if path is not None else None
+    place = f"line {line}" if line else f"row {column.index[position] if path is not None else position}"
+    message = f"column {column.name!r} is read as text because of {stray[0]!r} in {place}; "
+    wrong = [word for word in stray if any(map(str.isdigit, word))]
+    if wrong:  # a typing error, a unit, a bound: it does not stand for a missing value
+        return [f"{message}if the column should hold numbers, write {', '.join(map(repr, wrong))} as a number"]
+    footer = (
+        "delete it if it is a footer; " if position == len(column) - 1 and not _means_missing(stray[0]) else ""
+    )
+    return [f"{message}{footer}if it stands for a missing value pass {advice('missing', stray)}"]
+
+
+def _means_missing(word: str) -> bool:
+    return word.strip().lower() in MISSING_WORDS
 
 
 def written_otherwise(column: pd.Series) -> str:
@@ -73,15 +109,15 @@ def written_otherwise(column: pd.Series) -> str:
     return f"are {odd.iloc[0]!r} and the others numbers? Write {advice}"
 
 
-def far_values(column: pd.Series) -> list[str]:
-    """Tell of numbers that are so far from all others that they are read as missing."""
-    values = as_numbers(column)
+def far_values(column: pd.Series) -> tuple[tuple[float, float], list[str]]:
+    """Return the range of a column's plain values, and a warning if others, far from it, are read as missing."""
+    values = as_numbers(column, options_apply=True)
     low, high = limits(values)
     far = np.flatnonzero((values < low) | (values > high))
     if not len(far):
-        return []
+        return (low, high), []
     most = values[far[np.argmax(np.abs(values[far] - np.nanmedian(values)))]]
-    return [
+    return (low, high), [
         f"column {column.name!r}: {len(far)} value{'s' if len(far) > 1 else ''} far from all others "
         f"(such as {most:g}) read as missing"
     ]

@@ -8,6 +8,7 @@ running code.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import msgspec
@@ -20,6 +21,7 @@ from trainkit.tabular.columns import as_dates, as_numbers, as_words, find_column
 UNSEEN, MISSING, FIRST_WORD = 0, 1, 2
 BINS = 16
 MAX_WORDS = 1000
+FAR_SHARE = 0.001  # of the rows, at each end, may be far from all others
 ID_NAME = re.compile(
     r"(?i:(.*[_ -])?(id|idx|index|key|uuid|guid)|row([_ -]?(nr|no|number))?|unnamed: ?\d+)$|.*[a-z]I[dD]$"
 )
@@ -103,19 +105,24 @@ class Features(msgspec.Struct, forbid_unknown_fields=True):
         return numbers, categories
 
 
-def learn(frame: pd.DataFrame, names: list[str]) -> Features:
+def learn(
+    frame: pd.DataFrame, names: list[str], ranges: Mapping[str, tuple[float, float]] | None = None
+) -> Features:
     """Learn from the training rows how to read the named columns.
 
     Args:
         frame: the training rows.
         names: the columns to read, as :func:`trainkit.tabular.plan.check_table` chose them.
+        ranges: of the whole table's numbers, outside of which they are read as missing; without it, those of the
+            training rows.
     """
+    ranges = ranges or {}
     columns: list[Number | Category] = []
     for name in names:
         column = frame[name]
         kind = kind_of(column)
         if kind == "number":
-            columns.append(_learn_number(name, "value", as_numbers(column)))
+            columns.append(_learn_number(name, "value", as_numbers(column), ranges.get(name)))
         elif kind == "date":
             for part in PARTS:
                 values = _values(column, part)
@@ -129,36 +136,48 @@ def learn(frame: pd.DataFrame, names: list[str]) -> Features:
 
 
 def limits(values: np.ndarray) -> tuple[float, float]:
-    """Return the range outside of which a value is so rare and so far that it is better read as missing.
+    """Return the range outside of which a value is so rare and so isolated that it is better read as missing.
 
-    Sentinels (0, -999) and slips of the pen sit far from everything else.  Beyond: more than four robust
-    standard deviations (quartile range / 1.349) from the median, of the values and, where all are positive,
-    also of their logarithms; and no more than one row in a thousand, for more is a tail and not a slip.
+    Sentinels (0, -999, 1e9) and typing errors are isolated; the extremes of a long tail are not.  A value is
+    outside if its distance from the median is at least twice that of the outermost value inside, on the linear
+    scale and on a logarithmic one, and more than four robust standard deviations (quartile range / 1.349).  At
+    most one row in a thousand is outside at each end.
 
     >>> low, high = limits(np.r_[np.linspace(9, 11, 5000), -999.0])
     >>> float(low), float(high)
     (9.0, inf)
+    >>> low, high = limits(np.random.default_rng(0).normal(size=5000))
+    >>> float(low), float(high)
+    (-inf, inf)
     """
     values = values[~np.isnan(values)]
-    below, above = _far(values)
-    if len(values) and (values > 0).mean() > 0.99:
-        log_below, log_above = _far(np.log(np.maximum(values, np.finfo(float).tiny)))
-        below, above = below & log_below, above & log_above
-    low = values[~below].min() if 0 < below.mean() <= 0.001 else -np.inf
-    high = values[~above].max() if 0 < above.mean() <= 0.001 else np.inf
-    return float(low), float(high)
-
-
-def _far(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    if len(values) == 0:
-        return np.zeros(0, bool), np.zeros(0, bool)
+    most = int(len(values) * FAR_SHARE)
+    if most == 0:
+        return -np.inf, np.inf
     quarter, middle, three_quarters = np.quantile(values, [0.25, 0.5, 0.75])
-    reach = 4 * (three_quarters - quarter) / 1.349 or np.inf
-    return values < middle - reach, values > middle + reach
+    spread = (three_quarters - quarter) / 1.349
+    if spread == 0:
+        return -np.inf, np.inf
+    parts = np.partition(values, [most, len(values) - 1 - most])
+    lowest, highest = np.sort(parts[: most + 1]), np.sort(parts[-most - 1 :])[::-1]
+    # Logarithms of positive values; of others, what is linear near the median and logarithmic far from it.
+    is_positive = lowest[-1] > 0
+
+    def outermost_inside(end: np.ndarray) -> float | None:
+        distance = np.abs(end - middle)
+        if is_positive:
+            bent = np.abs(np.log(np.maximum(end, np.finfo(float).tiny)) - np.log(middle))
+        else:
+            bent = np.arcsinh(distance / spread)
+        outside = (distance[:-1] >= 2 * distance[1:]) & (bent[:-1] >= 2 * bent[1:]) & (distance[:-1] > 4 * spread)
+        return float(end[np.flatnonzero(outside)[-1] + 1]) if outside.any() else None
+
+    low, high = outermost_inside(lowest), outermost_inside(highest)
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
-def _learn_number(name: str, part: str, values: np.ndarray) -> Number:
-    low, high = limits(values)
+def _learn_number(name: str, part: str, values: np.ndarray, between: tuple[float, float] | None = None) -> Number:
+    low, high = between or limits(values)
     kept = values[(values >= low) & (values <= high)]
     center, scale = float(kept.mean()), float(kept.std()) or 1.0
     scaled = (kept - center) / scale

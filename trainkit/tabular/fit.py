@@ -23,7 +23,7 @@ from trainkit.tabular.model import Shape, TableModel, Target
 from trainkit.tabular.network import TableNet
 from trainkit.tabular.options import check_options
 from trainkit.tabular.plan import Plan, check_table
-from trainkit.tabular.read import open_table
+from trainkit.tabular.sources import open_table
 from trainkit.tabular.step import Backpropagation
 from trainkit.training.stopping import EarlyStopping
 
@@ -151,7 +151,7 @@ def _prepare(frame: pd.DataFrame, plan: Plan, device: torch.device) -> tuple[Tab
     generator = torch.Generator().manual_seed(params["seed"])
     labels = _labels(frame[plan.target], plan)
     train, validation = split(labels, max(1, len(plan.classes)), params["val_fraction"], generator)
-    features = learn(frame.iloc[train.numpy()], plan.features)
+    features = learn(frame.iloc[train.numpy()], plan.features, plan.ranges)
     target = Target(name=plan.target, task=plan.task, labels=plan.classes)
     values = labels
     if plan.task == "regression":

@@ -10,11 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from trainkit.errors import TableError
 
 BLOCK_BYTES = 1 << 22
 CACHED_BYTES = 1 << 16
@@ -145,3 +148,17 @@ def blocks(text: pa.Buffer) -> Iterator[pa.Buffer]:
             end = end + int(found[0]) + 1 if len(found) else min(end + BLOCK_BYTES, size)
         yield text.slice(begin, end - begin)
         begin = end
+
+
+def refuse_many_columns(columns: int, max_columns: int, file: Path) -> None:
+    """Refuse a table of more columns than allowed, before its rows are looked at.
+
+    Raises:
+        TableError: it has more.
+    """
+    if columns > max_columns:
+        raise TableError(
+            f"{file} has {columns:,} columns, at most {max_columns:,} are read; write a file with those that "
+            f"matter, or train on tk.read_table(..., max_columns={columns})",
+            path=file,
+        )

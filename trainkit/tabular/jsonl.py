@@ -19,7 +19,8 @@ import pyarrow.json
 
 from trainkit.errors import TableError
 from trainkit.tabular import cells
-from trainkit.tabular.grammar import LF, blocks, count, has_tiny_numbers, in_parallel
+from trainkit.tabular.grammar import LF, blocks, count, has_tiny_numbers, in_parallel, refuse_many_columns
+from trainkit.tabular.options import advice
 
 #: Arrow parses recursively: some hundred thousand brackets, one within the other, end the process.
 DEEP = 10_000
@@ -27,17 +28,21 @@ PROBES, PROBE_BYTES = 16, 1 << 14
 PLAUSIBLE_COLUMNS = 1_000
 MOST_VALUES = 2**28
 KEY = re.compile(rb'"((?:[^"\\\n]|\\.)*)"[ \t]*:')
+FIRST_LINE = re.compile(rb"[^\n]*")
 LINE_START = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
+#: What Python's json writes of numbers that JSON does not have.
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
 
 
-def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> pa.Table:
+def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...], max_columns: int) -> pa.Table:
     """Parse UTF-8 JSON Lines into typed columns.
 
     Args:
         data: the whole file, UTF-8, not empty.
         file: its name, for messages.
-        missing: texts read as missing, besides null.
+        missing: texts read as missing, besides null; also NaN, Infinity and -Infinity, which Python writes.
+        max_columns: the largest number of columns.
 
     Raises:
         TableError: with the physical line and the column.
@@ -48,6 +53,8 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
     data = data[:end]
     counts = in_parallel(_counts, blocks(pa.py_buffer(data)))
     lines = 1 + sum(newlines for newlines, _ in counts)
+    first_line = FIRST_LINE.match(data)
+    refuse_many_columns(len(set(KEY.findall(first_line[0]))) if first_line else 0, max_columns, file)
     _refuse_scattered_keys(data, lines, file)
     if sum(brackets for _, brackets in counts) - lines > DEEP and _is_deep(bytes(data)):
         return _line_by_line(bytes(data), file, missing)
@@ -63,6 +70,7 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...]) -> 
         return _line_by_line(bytes(data), file, missing)
     if any(in_parallel(_has_zeros, table.columns)) and has_tiny_numbers(pa.py_buffer(data)):
         return _line_by_line(bytes(data), file, missing)
+    refuse_many_columns(table.num_columns, max_columns, file)
     meanings = in_parallel(lambda column: _meaning(column, missing), table.columns)
     return pa.table(dict(zip(table.column_names, meanings, strict=True)))
 
@@ -173,8 +181,9 @@ def _dates(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 def _line_by_line(data: bytes, file: Path, missing: tuple[str, ...]) -> pa.Table:
     rows: list[dict[str, Any]] = []
     kinds: dict[str, tuple[str, int]] = {}
+    lines = data.count(b"\n") + 1
     for number, line in enumerate(data.split(b"\n"), start=1):
-        row = _parse_line(line, number, file, last=number == data.count(b"\n") + 1)
+        row = _parse_line(line, number, file, missing, last=number == lines)
         for name, value in row.items():
             if isinstance(value, str) and value in missing:
                 row[name] = value = None
@@ -214,7 +223,7 @@ def _column(values: list[Any], file: Path, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(values)])
 
 
-def _parse_line(line: bytes, number: int, file: Path, last: bool) -> dict[str, Any]:
+def _parse_line(line: bytes, number: int, file: Path, missing: tuple[str, ...], last: bool) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         row: dict[str, Any] = {}
         for name, value in items:
@@ -224,7 +233,10 @@ def _parse_line(line: bytes, number: int, file: Path, last: bool) -> dict[str, A
         return row
 
     def word(text: str) -> Any:
-        raise _error(f"{text} is not JSON; write null for a missing value", file, number, None)
+        if text in missing:
+            return None
+        how = advice("missing", NOT_FINITE)
+        raise _error(f"{text} is not JSON; write null for a missing value, or pass {how}", file, number, None)
 
     def decimal(text: str) -> float:
         value = float(text)

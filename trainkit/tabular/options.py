@@ -5,14 +5,17 @@ Neither torch nor pandas is imported here, so that a command line can print its 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta
 
 from trainkit.errors import OptionError
+from trainkit.files.scalars import plain_value
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Width = Annotated[int, Meta(ge=1, le=8192)]
@@ -35,6 +38,8 @@ OTHER_NAMES = {
     "test_size": "val_fraction",
     "validation_split": "val_fraction",
 }
+#: What people type for a delimiter that a shell or a form makes hard to type.
+DELIMITER_NAMES = {"\\t": "\t", "tab": "\t", "space": " "}
 Device = Annotated[str, Meta(pattern=r"^(cpu|mps|cuda(:[0-9]{1,3})?)$")]
 
 
@@ -68,7 +73,7 @@ class TrainOptions(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     patience: Annotated[Count | None, Meta(description="Epochs without improvement before stopping.")] = None
     log_every: Annotated[Count, Meta(description="Steps between two logged losses.")] = 5
     delimiter: Annotated[
-        Delimiter | None, Meta(description="Character between the fields of a CSV; without it a comma.")
+        Delimiter | None, Meta(description="Character between the fields of a CSV, or tab; without it a comma.")
     ] = None
     missing: Annotated[
         tuple[str, ...],
@@ -80,7 +85,7 @@ def check_options(values: Mapping[str, Any], *, from_text: bool = False) -> Trai
     """Make :class:`TrainOptions` from loose values, or say which one is wrong.
 
     Args:
-        values: option names and values; numpy scalars are taken as plain numbers.
+        values: option names and values; scalars and arrays of numpy or torch are taken as plain numbers and lists.
         from_text: also read numbers from text (``"64"``), as a command line or a form sends them.
 
     Raises:
@@ -98,19 +103,74 @@ delimiter, device, dropout, epochs, hidden, log_every, lr, missing, patience, se
     for name, value in values.items():
         if name not in fields:
             raise OptionError(_unknown(name, sorted(fields)))
-        plain = value.item() if hasattr(value, "item") and not isinstance(value, (list, tuple)) else value
-        if from_text and isinstance(plain, str) and name in ("hidden", "missing"):
-            words = [word.strip() for word in plain.split(",")]
-            plain = words[0] if name == "hidden" and len(words) == 1 else words
-        elif isinstance(plain, str) and name == "missing":
-            plain = (plain,)
+        plain = _plain(name, value, from_text=from_text)
         try:
             # Lax conversion would also turn the text "null" into None: never for options that are text.
             lax = from_text and name not in ("target", "task", "device", "delimiter", "missing")
             checked[name] = msgspec.convert(plain, fields[name].type, strict=not lax)
         except msgspec.ValidationError:
-            raise OptionError(f"{name}={value!r} is not allowed: {allowed(name)}") from None
+            raise OptionError(f"{name}={_brief(value)} is not allowed: {allowed(name)}") from None
     return TrainOptions(**checked)
+
+
+def _plain(name: str, value: Any, *, from_text: bool) -> Any:
+    """Return an option's value as plain Python data: what a user would write for it."""
+    try:
+        plain = plain_value(value)
+    except Exception as error:  # noqa: BLE001 - code of another library
+        raise OptionError(f"{name}={_brief(value)} cannot be read ({error}): {allowed(name)}") from None
+    if name == "missing":
+        return _missing_words(plain, from_text=from_text)
+    if name == "delimiter" and isinstance(plain, str):
+        return DELIMITER_NAMES.get(plain.lower(), plain)
+    if name == "device" and type(plain).__module__ == "torch":
+        return str(plain)
+    if isinstance(plain, list) and len(plain) == 1 and not isinstance(value, list) and name != "hidden":
+        return plain[0]  # an array of one number
+    if name == "hidden" and from_text and isinstance(plain, str):
+        words = [word.strip() for word in plain.split(",")]
+        return words[0] if len(words) == 1 else words
+    return plain
+
+
+def _missing_words(plain: Any, *, from_text: bool) -> Any:
+    """Return words for a missing value as a list; a number stands for how it is written."""
+    if from_text and isinstance(plain, str):
+        with contextlib.suppress(msgspec.DecodeError):  # a JSON list, for words with commas or blanks
+            return msgspec.json.decode(plain, type=list[str])
+        return [word.strip() for word in plain.split(",")]
+    words = [plain] if isinstance(plain, (str, int, float)) else plain
+    if not isinstance(words, (list, tuple, set, frozenset)):
+        return words
+    return [str(word) if isinstance(word, (int, float)) and not isinstance(word, bool) else word for word in words]
+
+
+def advice(name: str, value: str | Sequence[str]) -> str:
+    r"""Return how to pass an option, in Python and on the command line; both work as they are written.
+
+    >>> advice("missing", ["n/a", "?"])
+    "missing=('n/a', '?') (command line: --missing 'n/a,?')"
+    >>> advice("delimiter", "\t")
+    "delimiter='\\t' (command line: --delimiter '\\t')"
+    """
+    if isinstance(value, str):
+        shown = repr(value)
+        written = "\\t" if name == "delimiter" and value == "\t" else value
+    else:
+        shown = repr(tuple(value))
+        is_plain = all(word and word == word.strip() and "," not in word and "[" not in word for word in value)
+        written = ",".join(value) if is_plain else msgspec.json.encode(list(value)).decode()
+    equals = "=" if written.startswith("-") else " "
+    return f"{name}={shown} (command line: --{name}{equals}{shlex.quote(written)})"
+
+
+def _brief(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - a class of the user's, which may raise anything
+        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+    text = " ".join(text.split()) if "\n" in text else text
+    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def allowed(name: str) -> str:
@@ -140,7 +200,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if "enum" in schema:
         return "one of " + ", ".join(repr(value) for value in schema["enum"])
     words = {"integer": "a whole number", "number": "a number", "string": "a text", "array": "a list"}
-    text = words.get(schema.get("type", ""), "")
+    text = "one character" if schema.get("maxLength") == 1 else words.get(schema.get("type", ""), "")
     limits = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
     bounds = [f"{sign} {schema[key]}" for key, sign in limits if key in schema]
     return " ".join([text, ", ".join(bounds)]).strip()

@@ -13,19 +13,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainkit.errors import TableError
-from trainkit.tabular.grammar import in_parallel
+from trainkit.tabular.grammar import in_parallel, refuse_many_columns
 
 #: pandas stores an unnamed index as a column of this name; it is not part of the table.
 INDEX = re.compile(r"__index_level_\d+__")
 
 
-def parse_parquet(raw: memoryview, file: Path, limit_bytes: int) -> pa.Table:
+def parse_parquet(raw: memoryview, file: Path, limit_bytes: int, max_columns: int) -> pa.Table:
     """Read a Parquet file whose columns hold one value per row.
 
     Args:
         raw: the whole file.
         file: its name, for messages.
         limit_bytes: the largest size of the table in memory.
+        max_columns: the largest number of columns.
 
     Raises:
         TableError: it is damaged, too large, or holds what is no column of a table.
@@ -33,6 +34,7 @@ def parse_parquet(raw: memoryview, file: Path, limit_bytes: int) -> pa.Table:
     try:
         buffer = pa.BufferReader(pa.py_buffer(raw))
         opened = pq.ParquetFile(buffer, page_checksum_verification=True)
+        refuse_many_columns(opened.metadata.num_columns, max_columns, file)
         schema = opened.schema_arrow
         keep = [field for field in schema if not INDEX.fullmatch(field.name)]
         _check_columns(schema.names, keep, file)
@@ -114,6 +116,7 @@ def _decoded_bytes(column: pa.ChunkedArray) -> int:
 def _check_size(size_bytes: int, limit_bytes: int, file: Path) -> None:
     if size_bytes > limit_bytes:
         raise TableError(
-            f"{file} unpacks to {size_bytes:,} bytes, the limit is {limit_bytes:,}; raise it with max_bytes=",
+            f"{file} unpacks to {size_bytes:,} bytes, the limit is {limit_bytes:,}; if that is right, train on "
+            f"tk.read_table(..., max_bytes={size_bytes})",
             path=file,
         )

@@ -6,6 +6,7 @@ Neither torch nor the disk is touched here (except to find a line for a message)
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +25,13 @@ from trainkit.tabular.columns import (
     separated_otherwise,
 )
 from trainkit.tabular.features import ID_NAME, MAX_WORDS
-from trainkit.tabular.options import TrainOptions
+from trainkit.tabular.options import TrainOptions, advice
 from trainkit.tabular.read import line_of_row
 
 Task = Literal["regression", "classification"]
 TARGETS = ("y", "target", "label")
+#: What the column to predict is called in other tables; proposed, but not taken without asking.
+USUAL_TARGETS = ("labels", "class", "outcome", "species", "survived", "price", "churn", "diagnosis")
 MIN_ROWS = 10
 MAX_CLASSES = 1000
 FEW_VALUES = 20  # whole numbers with more different values than this are amounts, not classes
@@ -48,6 +51,7 @@ class Plan:
         warnings: what the user should know, each naming the column.
         summary: all that in one line.
         params: every option, with what was chosen from the data.
+        ranges: of the numeric columns; values outside are read as missing.
     """
 
     target: str
@@ -58,6 +62,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     summary: str = ""
     params: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def check_table(
@@ -82,7 +87,7 @@ def check_table(
     where = Path(path).name if path is not None else "the table"
     if len(frame) == 0:
         raise TableError(f"{where} has columns and no rows; expected at least {MIN_ROWS}", path=path)
-    target = _target(frame, options.target, where)
+    target = _target(frame, options.target, where, path)
     column = frame[target]
     warnings: list[str] = []
     present = column.notna()
@@ -91,11 +96,18 @@ def check_table(
         warnings.append(f"{len(frame) - rows} of {len(frame)} rows have no {target!r} and are left out")
     if rows < MIN_ROWS:
         raise TableError(f"{where} has {rows} rows with a {target!r}; expected at least {MIN_ROWS}", column=target)
-    task = _task(column, options.task, where, path)
+    task = _task(column, options, where, path)
     classes = classes_of(column) if task == "classification" else []
-    _check_target(column, task, classes, where, path, warnings)
+    stray = doubts.stray_words(column, path, options.delimiter) if kind_of(column) == "text" else []
+    _check_target(column, task, classes, where, stray, warnings)
     learnable = frame[present]
-    features = _features(learnable, target, path, warnings)
+    ranges: dict[str, tuple[float, float]] = {}
+
+    def stray_words(name: str) -> list[str]:
+        # Of all rows: a footer such as "Total" makes text of a column and has no target.
+        return doubts.stray_words(frame[name], path, options.delimiter)
+
+    features = _features(learnable, target, stray_words, warnings, ranges)
     if not features:
         raise TableError("; ".join([f"{where} has no column to learn from besides {target!r}", *warnings]))
     warnings += doubts.leaks(learnable, features, learnable[target], classes=bool(classes))
@@ -105,7 +117,7 @@ def check_table(
         + f", {len(features)} feature{'s' if len(features) > 1 else ''}, {rows} rows"
     )
     params = defaults(options, rows) | {"target": target, "task": task}
-    return Plan(target, task, features, classes, rows, warnings, summary, params)
+    return Plan(target, task, features, classes, rows, warnings, summary, params, ranges)
 
 
 def defaults(options: TrainOptions, rows: int) -> dict[str, Any]:
@@ -146,29 +158,63 @@ def classes_of(column: pd.Series) -> list[Any]:
     """
     kind = kind_of(column)
     if kind == "number":
-        values = np.unique(as_numbers(column[column.notna()]))
+        values = np.unique(as_numbers(column[column.notna()], options_apply=True))
         return [int(value) if float(value).is_integer() else float(value) for value in values]
     if kind == "boolean":
         return sorted({bool(value) for value in column.dropna()})
     return sorted(as_words(column).dropna().unique().tolist())
 
 
-def _target(frame: pd.DataFrame, told: str | None, where: str) -> str:
+def named_target(frame: pd.DataFrame) -> str | None:
+    """Return the column that is predicted where none is named: one called y, target or label."""
+    by_name = {str(name).lower(): str(name) for name in reversed(frame.columns)}
+    return next((by_name[name] for name in TARGETS if name in by_name), None)
+
+
+def proposed_target(frame: pd.DataFrame) -> str:
+    """Return the column that is most likely to be predicted.
+
+    That is :func:`named_target`, or else one with a name that is usual in well-known tables, or else the last one
+    with few values and none missing, or else the last.
+
+    >>> proposed_target(pd.DataFrame({"species": ["a", "b", "a"], "mass": [1.5, 2.5, 3.5]}))
+    'species'
+    """
+    if (named := named_target(frame)) is not None:
+        return named
+    names = [str(name) for name in frame.columns]
+    by_name = {name.lower(): name for name in reversed(names)}
+    if usual := next((by_name[name] for name in USUAL_TARGETS if name in by_name), None):
+        return usual
+    few = max(2, min(20, len(frame) // 3))
+    for position in reversed(range(len(names))):
+        column = frame.iloc[:, position]
+        if (
+            getattr(column.dtype, "kind", "O") not in "fM"
+            and 2 <= column.nunique() <= few
+            and not column.isna().any()
+        ):
+            return names[position]
+    return names[-1]
+
+
+def _target(frame: pd.DataFrame, told: str | None, where: str, path: str | Path | None) -> str:
     if told is not None:
-        find_column(frame, told, where)
+        find_column(frame, told, where, path)
         return told
-    for name in frame.columns:
-        if str(name).lower() in TARGETS:
-            return str(name)
+    if (named := named_target(frame)) is not None:
+        return named
     listed = ", ".join(map(str, frame.columns[:30])) + (", …" if len(frame.columns) > 30 else "")
+    otherwise = separated_otherwise(frame, path)
+    proposal = "" if otherwise else f", for example {advice('target', proposed_target(frame))}"
     raise TableError(
-        f"which column of {where} should be predicted? Pass target=; without it a column named y, target "
-        f"or label is taken. Columns: {listed}{separated_otherwise(frame)}"
+        f"which column of {where} should be predicted? Pass target={proposal}; without it a column named y, "
+        f"target or label is taken. Columns: {listed}{otherwise}"
     )
 
 
-def _task(column: pd.Series, told: str, where: str, path: str | Path | None) -> Task:
-    kind = kind_of(column)
+def _task(column: pd.Series, options: TrainOptions, where: str, path: str | Path | None) -> Task:
+    kind, told = kind_of(column), options.task
     name = str(column.name)
     if kind == "date":
         raise TableError(f"target {name!r} holds dates; turn them into numbers or classes first", column=name)
@@ -178,11 +224,12 @@ def _task(column: pd.Series, told: str, where: str, path: str | Path | None) -> 
         if kind == "text":
             words = as_words(column)
             row, value = _first_not_number(words)
-            line = line_of_row(path, row) if path is not None else None
+            line = line_of_row(path, row, options.delimiter) if path is not None else None
             place = f", line {line}" if line else f", row {row}"
             raise TableError(
                 f"{where}{place}, column {name!r}: {value!r} is not a number, and regression needs numbers; "
-                f"pass missing=({value!r},) if it stands for a missing value, or task='classification'",
+                f"if it stands for a missing value pass {advice('missing', [value])}; "
+                f"if these are classes pass {advice('task', 'classification')}",
                 path=path,
                 line=line,
                 column=name,
@@ -190,7 +237,7 @@ def _task(column: pd.Series, told: str, where: str, path: str | Path | None) -> 
         return "regression"
     if kind in ("text", "boolean"):
         return "classification"
-    values = as_numbers(column[column.notna()])
+    values = as_numbers(column[column.notna()], options_apply=True)
     whole = bool((values == np.round(values)).all())
     few = len(np.unique(values)) <= min(FEW_VALUES, max(2, len(values) // 10))
     return "classification" if whole and few else "regression"
@@ -203,11 +250,11 @@ def _first_not_number(words: pd.Series) -> tuple[int, str]:
 
 
 def _check_target(
-    column: pd.Series, task: Task, classes: list[Any], where: str, path: str | Path | None, warnings: list[str]
+    column: pd.Series, task: Task, classes: list[Any], where: str, stray: list[str], warnings: list[str]
 ) -> None:
     name = str(column.name)
     if task == "regression":
-        values = as_numbers(column[column.notna()])
+        values = as_numbers(column[column.notna()], options_apply=True)
         if values.min() == values.max():
             raise TableError(
                 f"target {name!r} in {where} is {values[0]:g} in every row: nothing to learn", column=name
@@ -219,17 +266,20 @@ def _check_target(
         )
     rows = int(column.notna().sum())
     if len(classes) > MAX_CLASSES or len(classes) > rows // 2:
-        hint = ": is it an id or free text?" + ("; pass task='regression'" if kind_of(column) == "number" else "")
+        hint = ": is it an id or free text?" + (
+            f"; pass {advice('task', 'regression')}" if kind_of(column) == "number" else ""
+        )
         if kind_of(column) == "text":
             if doubt := doubts.written_otherwise(column):
                 hint = f": {doubt}"
-            elif stray := doubts.stray_words(column, path):
+            elif stray:
                 hint = f": {stray[0]}"
         raise TableError(
             f"target {name!r} in {where} has {len(classes)} classes in {rows} rows, "
             f"at most {min(MAX_CLASSES, rows // 2)} can be learnt{hint}",
             column=name,
         )
+    warnings += stray
     counts = as_words(column).value_counts()
     alone = [str(word) for word in counts.index[counts == 1]]
     if alone:
@@ -237,7 +287,13 @@ def _check_target(
         warnings.append(f"class {alone[0]!r}{more} of {name!r} has one row only, which is used for training")
 
 
-def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warnings: list[str]) -> list[str]:
+def _features(
+    frame: pd.DataFrame,
+    target: str,
+    stray_words: Callable[[str], list[str]],
+    warnings: list[str],
+    ranges: dict[str, tuple[float, float]],
+) -> list[str]:
     """Choose the columns to learn from, and say which are left out and why."""
     kept: list[str] = []
     left_out: dict[str, list[str]] = {}
@@ -251,7 +307,7 @@ def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warning
             if doubt := doubts.written_otherwise(column):
                 warnings.append(f"column {name!r} is read as text; {doubt}")
             else:
-                warnings += doubts.stray_words(column, path)
+                warnings += stray_words(name)
         reason = _useless(column)
         if reason:
             left_out.setdefault(reason, []).append(name)
@@ -260,7 +316,8 @@ def _features(frame: pd.DataFrame, target: str, path: str | Path | None, warning
         if _counts_rows(column):
             row_numbers.append(name)
         if kind_of(column) == "number":
-            warnings += doubts.far_values(column)
+            ranges[name], far = doubts.far_values(column)
+            warnings += far
     if len(kept) > len(row_numbers):
         for name in row_numbers:
             kept.remove(name)

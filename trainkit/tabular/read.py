@@ -14,61 +14,62 @@ import stat
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from trainkit.errors import TableError
+from trainkit.errors import OptionError, TableError
 from trainkit.tabular.delimited import BOM, NEWLINE, line_of_record, parse_delimited
-from trainkit.tabular.grammar import in_parallel
+from trainkit.tabular.filetypes import (
+    DELIMITED,
+    FORMATS,
+    GZIP,
+    HEAD_BYTES,
+    PARQUET,
+    foreign_content,
+    kind_of_file,
+    without_gz,
+)
+from trainkit.tabular.frames import to_frame, with_missing
 from trainkit.tabular.jsonl import parse_json_lines
 from trainkit.tabular.parquet import parse_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from trainkit.tabular.options import TrainOptions
-
-#: Where a DataFrame that was read from a file says so, for messages that name a line.
-SOURCE = "trainkit_source"
-
-FORMATS = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".tab": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 OTHERWISE = ". pandas reads many others: train on the DataFrame"
 LIMIT_BYTES = 4 * 2**30
 SMALL_BYTES = 256 * 2**20
 PART_BYTES = 2**16
 BOMB_RATIO = 100  # text tables compress 3 to 20 times; gzip's own maximum is about 1030
+MOST_COLUMNS = 100_000
 
 
 def read_table(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | IO[Any],
     *,
     missing: Iterable[str] = (),
     encoding: str = "utf-8",
     delimiter: str | None = None,
     quoting: bool = True,
     max_bytes: int | None = None,
+    max_columns: int = MOST_COLUMNS,
 ) -> pd.DataFrame:
     """Read a table exactly, or say where and why it cannot be.
 
     Args:
-        path: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` file, also with ``.gz``.
+        path: a ``.csv``, ``.tsv``, ``.jsonl``, ``.ndjson`` or ``.parquet`` file, also with ``.gz``; or an open
+            file or ``io.StringIO``, which is read to its end: CSV, unless its name or content is of another kind.
         missing: words read as missing, such as ``("NA", "?")``, quoted or not.  Without it only an empty
             field is missing.  A quoted empty field is an empty text in a text column and missing elsewhere.
         encoding: of a text file; a byte-order mark is understood.
-        delimiter: one character between fields; else ``,`` in CSV and a tab in TSV.
+        delimiter: one character between fields; else ``,`` in CSV and a tab in TSV.  A first line such as
+            ``sep=;``, which Excel writes, is understood.
         quoting: False takes ``"`` as any other character.
         max_bytes: the largest uncompressed size accepted; else 4 GiB, and for compressed files (gzip, Parquet)
             no more than 256 MiB or 100 times the compressed size.
+        max_columns: the largest number of columns accepted.
 
     Returns:
         A DataFrame, (rows, columns).  Whole numbers are int64, or Int64 where some are missing (so that none
@@ -77,6 +78,7 @@ def read_table(
 
     Raises:
         TableError: with ``path``, ``line`` (physical, from 1) and ``column``.
+        OptionError: ``delimiter`` with a file that has none.
 
     >>> import tempfile, pathlib
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "codes.csv"
@@ -84,25 +86,23 @@ def read_table(
     >>> read_table(file).values.tolist()
     [['007', 'NA', 1], ['008', 'b', <NA>]]
     """
-    file = Path(os.path.expanduser(path))
     words = (missing,) if isinstance(missing, str) else tuple(missing)
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    gzipped = suffixes[-1:] == [".gz"]
-    name = (suffixes[:-1] if gzipped else suffixes)[-1:]
-    kind = FORMATS.get(name[0]) if name else None
-    raw = _read_bytes(file, gzipped, max_bytes)
-    if kind is None:
-        hint = "; a JSON array? Write one object per line, as .jsonl" if name == [".json"] else OTHERWISE
-        raise TableError(
-            f"{file}: unknown kind of table {''.join(name) or 'without a suffix'!s}; "
-            f"expected {', '.join(FORMATS)}, also with .gz{hint}",
-            path=file,
-        )
+    if isinstance(path, (str, os.PathLike)):
+        file = _path_of(path)
+        raw, kind = _read_bytes(file, max_bytes), kind_of_file(file)
+        if kind is None:
+            raise _unknown_kind(file)
+    else:
+        file, raw, kind = _read_stream(path, max_bytes)
+    if message := foreign_content(bytes(raw[:HEAD_BYTES]), kind, file):
+        raise TableError(message, path=file)
+    if delimiter is not None:
+        _check_delimiter(delimiter, kind, file)
     table: pa.Table
     if kind == "parquet":
-        table = parse_parquet(raw, file, max_bytes or _unpacked_limit(len(raw)))
+        table = parse_parquet(raw, file, max_bytes or _unpacked_limit(len(raw)), max_columns)
         del raw
-        return to_frame(table)
+        return with_missing(to_frame(table), words)
     if len(raw) == 0:
         raise TableError(
             f"{file} is empty; expected {'objects' if kind == 'jsonl' else 'a header'} and rows", path=file
@@ -110,68 +110,73 @@ def read_table(
     text = _as_utf8(raw, file, encoding)
     del raw  # the text, its columns and the DataFrame are never there all three
     if kind == "jsonl":
-        table = parse_json_lines(text, file, words)
-        del text
-        return to_frame(table)
-    separator = delimiter if delimiter is not None else "\t" if kind == "tsv" else ","
-    if len(separator.encode()) != 1 or separator in '"\r\n':
-        raise TableError(f"delimiter {separator!r} is not allowed: one ASCII character, not a quote or newline")
-    table = parse_delimited(text, file, separator, words, quoting)
+        table = parse_json_lines(text, file, words, max_columns)
+    else:
+        table = parse_delimited(text, file, delimiter, "\t" if kind == "tsv" else ",", words, quoting, max_columns)
     del text
     return to_frame(table)
 
 
-def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Turn Arrow columns into pandas columns without losing digits, missing values or types."""
-    import pandas as pd
-
-    nullable = {pa.bool_(): pd.BooleanDtype()}
-    for bits in (8, 16, 32, 64):
-        nullable[getattr(pa, f"int{bits}")()] = getattr(pd, f"Int{bits}Dtype")()
-        nullable[getattr(pa, f"uint{bits}")()] = getattr(pd, f"UInt{bits}Dtype")()
-
-    def convert(column: pa.ChunkedArray) -> pd.Series:
-        kind = column.type
-        if pa.types.is_null(kind):
-            column = column.cast(pa.float64())
-        elif pa.types.is_date(kind):
-            column = column.cast(pa.timestamp("s"))
-        elif pa.types.is_time(kind):
-            column = column.cast(pa.string())
-        # A mapper, even one that does not know the type, makes Python's texts of Arrow's: 90 ms for a million.
-        mapper = nullable.get if column.null_count and column.type in nullable else None
-        series: pd.Series = column.to_pandas(types_mapper=mapper)
-        return series
-
-    columns = dict(zip(table.column_names, in_parallel(convert, table.columns), strict=True))
-    # Not copied into one block per type: that would take as long, and as much memory, as all before it.
-    return pd.DataFrame(columns, index=pd.RangeIndex(table.num_rows), copy=False)
+def _path_of(path: str | os.PathLike[str]) -> Path:
+    name = os.fspath(path)
+    if isinstance(name, bytes):
+        raise TableError(f"expected the path of a table as text, got bytes: {name[:60]!r}")
+    if "\n" in name:
+        raise TableError(
+            f"expected the path of a table, got {len(name):,} characters of text ({name[:40]!r}…); "
+            "pass a table that is in memory as io.StringIO(text)"
+        )
+    return Path(os.path.expanduser(name))
 
 
-def open_table(data: pd.DataFrame | str | Path | None, options: TrainOptions) -> tuple[pd.DataFrame, Path | None]:
-    """Return the table and the file it came from, if any.
-
-    Raises:
-        TableError: it cannot be read, or is no table.
-    """
-    if data is None:
-        from trainkit.tabular.synthetic import synthetic_table
-
-        return synthetic_table(seed=options.seed), None
-    if isinstance(data, (str, Path)):
-        return read_table(data, missing=options.missing, delimiter=options.delimiter), Path(data)
-    import pandas as pd
-
-    if isinstance(data, pd.DataFrame):
-        source = data.attrs.get(SOURCE)
-        return data, Path(source) if source else None
-    made = "table.to_pandas()" if hasattr(data, "to_pandas") else "pandas.DataFrame(...)"
-    raise TableError(
-        f"expected a DataFrame, the path of a table, or nothing; got {type(data).__name__}: {made} makes one of it"
+def _unknown_kind(file: Path) -> TableError:
+    suffix = Path(without_gz(file.name)).suffix
+    hint = "; a JSON array? Write one object per line, as .jsonl" if suffix.lower() == ".json" else OTHERWISE
+    return TableError(
+        f"{file}: unknown kind of table {suffix or 'without a suffix'}; "
+        f"expected {', '.join(FORMATS)}, also with .gz{hint}",
+        path=file,
     )
 
 
-def line_of_row(path: str | os.PathLike[str], row: int) -> int | None:
+def _check_delimiter(delimiter: str, kind: str, file: Path) -> None:
+    if kind not in DELIMITED:
+        raise OptionError(f"delimiter={delimiter!r} is for CSV and TSV; {file} is {kind}: leave delimiter out")
+    if len(delimiter.encode()) != 1 or delimiter in '"\r\n':
+        raise TableError(
+            f"delimiter {delimiter!r} is not allowed: expected one ASCII character, not a quote or newline"
+        )
+
+
+def _read_stream(stream: Any, max_bytes: int | None) -> tuple[Path, memoryview, str]:
+    """Read an open file to its end; return its name, its bytes and its kind."""
+    given = getattr(stream, "name", None)
+    file = Path(given if isinstance(given, str) else f"<{type(stream).__name__}>")
+    limit = max_bytes or LIMIT_BYTES
+    if not callable(getattr(stream, "read", None)):
+        raise TableError(f"expected the path of a table or an open file, got {type(stream).__name__}")
+    try:
+        content = stream.read(limit + 1)
+        raw = content.encode() if isinstance(content, str) else memoryview(content).tobytes()
+    except Exception as error:
+        raise TableError(f"cannot read {file}: {error}; pass the path of the table", path=file) from error
+    if len(raw) > limit:
+        raise _too_large(file, f"has more than {limit:,} bytes", limit)
+    if raw.startswith(GZIP):
+        raw = _inflate(raw, file, max_bytes or _unpacked_limit(len(raw)))
+    kind = kind_of_file(file)
+    if kind is None:
+        kind = "parquet" if raw.startswith(PARQUET) else "jsonl" if raw.lstrip().startswith(b"{") else "csv"
+    return file, memoryview(raw), kind
+
+
+def _too_large(file: Path, what: str, limit_bytes: int) -> TableError:
+    return TableError(
+        f"{file} {what}; if that is right, train on tk.read_table(..., max_bytes={4 * limit_bytes})", path=file
+    )
+
+
+def line_of_row(path: str | os.PathLike[str], row: int, delimiter: str | None = None) -> int | None:
     """Return the physical line where data row ``row`` (from 0) of a table that was read begins.
 
     For messages about a value: it scans the file from its start.  None for Parquet, which has no lines.
@@ -182,18 +187,17 @@ def line_of_row(path: str | os.PathLike[str], row: int) -> int | None:
     >>> line_of_row(file, 1)
     4
     """
-    file = Path(path)
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    kind = next((FORMATS[suffix] for suffix in reversed(suffixes) if suffix in FORMATS), None)
+    file = _path_of(path)
+    kind = kind_of_file(file)
     if kind == "jsonl":
         return row + 1
-    if kind not in ("csv", "tsv"):
+    if kind not in DELIMITED:
         return None
-    data = _as_utf8(_read_bytes(file, suffixes[-1] == ".gz", None), file, "utf-8")
-    return line_of_record(data, file, "\t" if kind == "tsv" else ",", row + 1)
+    data = _as_utf8(_read_bytes(file, None), file, "utf-8")
+    return line_of_record(data, file, delimiter, "\t" if kind == "tsv" else ",", row + 1)
 
 
-def _read_bytes(file: Path, gzipped: bool, max_bytes: int | None) -> memoryview:
+def _read_bytes(file: Path, max_bytes: int | None) -> memoryview:
     """Read a regular file whole; a folder, a pipe or a device is refused before it can block."""
     try:
         mode = os.stat(file).st_mode
@@ -222,15 +226,26 @@ def _read_bytes(file: Path, gzipped: bool, max_bytes: int | None) -> memoryview:
         size = os.fstat(descriptor).st_size
         limit = max_bytes or LIMIT_BYTES
         if size > limit:
-            raise TableError(
-                f"{file} has {size:,} bytes, the limit is {limit:,}; raise it with max_bytes=", path=file
-            )
-        if gzipped:
-            packed = opened.read(limit)
-            return memoryview(_inflate(packed, file, max_bytes or _unpacked_limit(size)))
+            raise _too_large(file, f"has {size:,} bytes, the limit is {limit:,}", max(limit, size))
+        # By content: a file that was compressed, or unpacked, may have kept its name.
+        is_gzip = opened.read(len(GZIP)) == GZIP
+        opened.seek(0)
+        if is_gzip:
+            return memoryview(_inflate(opened.read(limit), file, max_bytes or _unpacked_limit(size)))
+        if file.name.lower().endswith(".gz"):
+            raise _not_gzip(file, opened.read(HEAD_BYTES))
         # Arrow's memory, which is aligned and used again: filling it takes a third of the time of bytes.
         space = memoryview(pa.allocate_buffer(size)).cast("B")
         return space[: opened.readinto(space)]
+
+
+def _not_gzip(file: Path, head: bytes) -> TableError:
+    plain_name = without_gz(file.name)
+    kind = kind_of_file(file) or "csv"
+    what = foreign_content(head, kind, file) if kind != "parquet" else None
+    if what is None and (kind == "parquet") == head.startswith(PARQUET) and b"\0" not in head[:4]:
+        what = f"it is not compressed: rename it to {plain_name!r}"
+    return TableError(f"{file} is not sound gzip; {what or 'copy or compress it again'}", path=file)
 
 
 def _unpacked_limit(packed_bytes: int) -> int:
@@ -253,11 +268,7 @@ def _inflate(packed: bytes, file: Path, limit: int) -> bytes:
             except zlib.error as error:
                 raise TableError(f"{file} is not sound gzip ({error}); compress it again", path=file) from None
             if len(out) > limit:
-                raise TableError(
-                    f"{file} unpacks to more than {limit:,} bytes from {len(packed):,}; "
-                    "if that is meant, raise the limit with max_bytes=",
-                    path=file,
-                )
+                raise _too_large(file, f"unpacks to more than {limit:,} bytes from {len(packed):,}", limit)
             rest, begun = member.unconsumed_tail, True
             if member.eof:
                 rest, member, begun = member.unused_data, zlib.decompressobj(wbits=31), False
