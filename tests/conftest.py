@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from trainkit.files.store import ROOT_VARIABLE
+from trainkit.files.trust import STATE_VARIABLE
 from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 
 # No test is timed: what is quick here may be slow on a busy machine.
@@ -19,12 +20,13 @@ settings.load_profile("untimed")
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root folder with a nasty name, where all jobs of a test go; also its own queue with eight places."""
+    """A root folder with a nasty name, where all jobs of a test go; also its own queue and its own private key."""
     folder = tmp_path / "a root; with 'odd' näme"
     folder.mkdir()
     monkeypatch.setenv(ROOT_VARIABLE, str(folder))
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "queue"))
     monkeypatch.setenv(LIMIT_VARIABLE, "8")
+    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     return folder
 
 

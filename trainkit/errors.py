@@ -106,6 +106,10 @@ class TaskError(TrainkitError, TypeError):
     """A function or argument that cannot travel to another process."""
 
 
+class TrustError(TrainkitError, RuntimeError):
+    """A pickle that this user's jobs did not write, or an address that this user did not name."""
+
+
 class RunnerError(TrainkitError, RuntimeError):
     """A runner that cannot do what was asked on this machine."""
 

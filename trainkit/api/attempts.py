@@ -18,7 +18,7 @@ from trainkit.resuming.randomness import settle
 from trainkit.runners import runner as find_runner
 from trainkit.runners.placement import check_resources
 from trainkit.runners.slots import Ticket, job_limit
-from trainkit.runners.task import Task
+from trainkit.runners.task import Task, adopt_task, checked_task
 
 #: How long the owner of a job that is over may take to exit.
 EXIT_S = 10.0
@@ -60,7 +60,15 @@ def _begin(store: Store, record: Record, task: Task | None, fill: Callable[[JobP
         raise
 
 
-def resume(store: Store, job_id: str, *, runner: str | None = None, ranks: int | None = None) -> None:
+def resume(
+    store: Store,
+    job_id: str,
+    *,
+    runner: str | None = None,
+    ranks: int | None = None,
+    address: str | None = None,
+    trust: bool = False,
+) -> None:
     """Start a new attempt of a job that is over, from its newest whole checkpoint.
 
     Args:
@@ -68,17 +76,18 @@ def resume(store: Store, job_id: str, *, runner: str | None = None, ranks: int |
         job_id: the job.
         runner: another runner than it had.
         ranks: another number of ranks than it had.
+        address: of another cluster than it had.
+        trust: run the function that is in its files even if no job of this user has written it.
 
     Raises:
         OptionError: the runner cannot do what is asked for.
         StateError: it is not over, it completed, or somebody else resumes it at this moment.
         CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
         StoreError: its files cannot be written.
+        TrustError: its function, or the address of its cluster, is not known to be of this user.
     """
     record = store.observe(job_id)
-    resources = record.resources if ranks is None else msgspec.structs.replace(record.resources, ranks=ranks)
-    check_resources(**msgspec.structs.asdict(resources))
-    where = runner or record.runner or "process"
+    where, resources = place_again(store, record, runner=runner, ranks=ranks, address=address)
     record.runner, record.resources = where, resources
     find_runner(where).check(record)
     paths = store.paths(job_id)
@@ -88,10 +97,34 @@ def resume(store: Store, job_id: str, *, runner: str | None = None, ranks: int |
             "once run.track(model=..., optimizer=...) names what to keep"
         )
     with telling(paths.folder):
-        _begin_again(store, record, where, resources)
+        _begin_again(store, record, where, resources, trust=trust)
 
 
-def _begin_again(store: Store, record: Record, where: str, resources: Resources) -> None:
+def place_again(
+    store: Store, record: Record, *, runner: str | None, ranks: int | None = None, address: str | None
+) -> tuple[str, Resources]:
+    """Return the runner and the resources of a job that is run again, or of one that is made from it.
+
+    Args:
+        store: where the files of the job are.
+        record: the job's.
+        runner: another runner than it had.
+        ranks: another number of ranks than it had.
+        address: of another cluster than it had.
+
+    Raises:
+        OptionError: the runner cannot do what is asked for.
+        TrustError: the address in the job's files is not known to be one that this user named.
+    """
+    where = runner or record.runner or "process"
+    there = address if address is not None else find_runner(where).address_again(store, record)
+    changes = {"address": there} | ({"ranks": ranks} if ranks is not None else {})
+    resources = msgspec.structs.replace(record.resources, **changes)
+    check_resources(**msgspec.structs.asdict(resources))
+    return where, resources
+
+
+def _begin_again(store: Store, record: Record, where: str, resources: Resources, *, trust: bool) -> None:
     job_id, paths = record.job_id, store.paths(record.job_id)
     lock = _freed_lock(store, record)
     try:
@@ -106,6 +139,10 @@ def _begin_again(store: Store, record: Record, where: str, resources: Resources)
                 f"job {record.name!r} cannot go on by itself: its function uses things that exist only in the "
                 "notebook that ran it. Run the cell that started it again"
             )
+        task = checked_task(paths, trust=trust)
+        if trust:
+            adopt_task(task, paths)
+        del task
         store.sweep(job_id)
         paths.result.unlink(missing_ok=True)  # what an earlier attempt returned is not what this one will
         # The handle first: with the old one, observers would look for processes that are gone.

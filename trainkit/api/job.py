@@ -172,29 +172,37 @@ class Job:
             pause_s = min(0.1, pause_s * 1.5)
         return state
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None, *, trust: bool = False) -> Any:
         """Wait for the job and return what its function returned.
+
+        The result of another process is a pickle, which can run any code when it is loaded.  One that no job of
+        this user has written is refused: that of another user, of a downloaded folder, or of an older version.  So
+        is one that was written where this user has another private key (``~/.local/state/trainkit/key``), such as
+        on another machine.
 
         Args:
             timeout: seconds.
+            trust: load it all the same, because you trust whoever could write to the job's folder.
 
         Raises:
             TimeoutError: it has not ended by then.
+            TrustError: the result was not written by a job of this user.
             JobStoppedError: it was stopped; what it had is in :meth:`model` and its checkpoint.
             JobInterruptedError: its process vanished.
             Exception: what its function raised.
         """
         self.wait(timeout)
         record = self.record
-        if (error := error_of(self.store, record)) is not None:
+        if (error := error_of(self.store, record, trust=trust)) is not None:
             raise error
-        return returned_by(self.store, record)
+        return returned_by(self.store, record, trust=trust)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait for the job and return the exception that :meth:`result` raises for how it ended, or None.
 
         That is what its function raised; ``JobStoppedError`` where it was stopped before its function returned; or
-        ``JobInterruptedError``.
+        ``JobInterruptedError``.  Nothing is unpickled of a job that this user did not run: a ``JobFailedError``
+        has the type, message and traceback instead.
 
         Args:
             timeout: seconds.
@@ -253,7 +261,15 @@ class Job:
         fields = {"release_gpu": True} if release_gpu else {}
         return self._ask("pause", until=lambda status: status is not Status.RUNNING, **fields)
 
-    def resume(self, *, runner: str | None = None, ranks: int | None = None, lost: bool = False) -> Status:
+    def resume(
+        self,
+        *,
+        runner: str | None = None,
+        ranks: int | None = None,
+        address: str | None = None,
+        lost: bool = False,
+        trust: bool = False,
+    ) -> Status:
         """Let the job go on: at once if it is paused; as a new attempt from its checkpoint if it is over.
 
         The new attempt reaches the same weights, bit for bit, as a run that was never cut, given
@@ -263,8 +279,10 @@ class Job:
         Args:
             runner: for a new attempt, another runner than the job had.
             ranks: for a new attempt, another number of ranks than the job had.
+            address: for a new attempt, of the Ray cluster's dashboard; without it the one that the job had.
             lost: you know that the machine or cluster of the job is gone, of which nobody else can tell from here
                 whether it is; where that can be told, this changes nothing.
+            trust: run the function in the job's folder although no job of this user has written it.
 
         Returns:
             The job's state.
@@ -272,11 +290,12 @@ class Job:
         Raises:
             StateError: the job completed, or somebody else resumes it at this moment.
             CheckpointError: it has no checkpoint that is whole, or its function could not be kept.
+            TrustError: the function was not written by a job of this user, or the address was not named by it.
         """
         record = self.record
         if not record.status.terminal and not (lost and self.store.is_owned(record) is None):
             return self._ask("resume", until=lambda status: status is not Status.PAUSED)
-        resume(self.store, self.id, runner=runner, ranks=ranks)
+        resume(self.store, self.id, runner=runner, ranks=ranks, address=address, trust=trust)
         return self.state
 
     def set(self, /, **params: Any) -> Status:
@@ -305,7 +324,15 @@ class Job:
         """
         return available(self.paths)
 
-    def replay(self, *, runner: str | None = None, name: str | None = None, job_id: str | None = None) -> Job:
+    def replay(
+        self,
+        *,
+        runner: str | None = None,
+        name: str | None = None,
+        job_id: str | None = None,
+        address: str | None = None,
+        trust: bool = False,
+    ) -> Job:
         """Start a job that repeats this one, with every live change, and an early end, at its step.
 
         It reaches the same weights, bit for bit, where the job is reproducible: with ``runner="process"``, for
@@ -315,12 +342,16 @@ class Job:
             runner: another runner than the job had.
             name: what people call the new job.
             job_id: its id, if you have one.
+            address: of the Ray cluster's dashboard; without it the one that the job had.
+            trust: run the function in the job's folder although no job of this user has written it.
 
         Raises:
             StateError: the job is not over.
             CheckpointError: its function could not be kept.
+            TrustError: the function was not written by a job of this user, or the address was not named by it.
         """
-        return Job(replay(self.store, self.id, runner=runner, name=name, new_id=job_id), self.store)
+        new_id = replay(self.store, self.id, runner=runner, name=name, new_id=job_id, address=address, trust=trust)
+        return Job(new_id, self.store)
 
     def branch(
         self,
@@ -329,6 +360,8 @@ class Job:
         runner: str | None = None,
         name: str | None = None,
         job_id: str | None = None,
+        address: str | None = None,
+        trust: bool = False,
         **params: Any,
     ) -> Job:
         """Start a job that goes on from a checkpoint of this one, with other parameters.
@@ -338,13 +371,26 @@ class Job:
             runner: another runner than the job had.
             name: what people call the new job.
             job_id: its id, if you have one.
+            address: of the Ray cluster's dashboard; without it the one that the job had.
+            trust: run the function in the job's folder although no job of this user has written it.
             **params: parameters of the job, with their new values.
 
         Raises:
             OptionError: the job has no parameter of that name.
             CheckpointError: there is no checkpoint of that step; the message names the steps there are.
+            TrustError: the function was not written by a job of this user, or the address was not named by it.
         """
-        new_id = branch(self.store, self.id, params, step=step, runner=runner, name=name, new_id=job_id)
+        new_id = branch(
+            self.store,
+            self.id,
+            params,
+            step=step,
+            runner=runner,
+            name=name,
+            new_id=job_id,
+            address=address,
+            trust=trust,
+        )
         return Job(new_id, self.store)
 
     def kill(self) -> Status:

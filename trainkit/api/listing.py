@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from trainkit.api.job import Job
 from trainkit.api.view import row, table
-from trainkit.errors import StateError, UnknownJobError, did_you_mean
+from trainkit.errors import OptionError, StateError, UnknownJobError, did_you_mean
 from trainkit.files.record import Record, Status
-from trainkit.files.store import Store
+from trainkit.files.store import ENGINES, Store
 
 
 class JobList(list[Job]):
@@ -79,15 +80,33 @@ def records_of(store: Store, state: Status | None = None) -> tuple[list[Record],
     return records, unreadable if state is None else {}
 
 
-def attach(job_id: str | None = None, *, root: Store | str | Path | None = None) -> Job:
+def attach(
+    job_id: str | None = None, *, root: Store | str | Path | None = None, address: str | None = None
+) -> Job:
     """Return a job by its id or name; the newest one without any.
+
+    Args:
+        job_id: the id or the name.
+        root: the root folder; without it ``TRAINKIT_ROOT`` or the current folder.
+        address: of the dashboard of the Ray cluster where the job is.  An address in the job's files is contacted
+            only if this user has submitted the job, or has set ``RAY_API_SERVER_ADDRESS`` to it: anybody who can
+            write to the folder could name any.  The one that is given here counts until this process ends.
 
     Raises:
         JobIdError: not a job id.
         UnknownJobError: no such job.
         RecordError: its record is damaged.
+        OptionError: the address is not one of a dashboard, or the job is not on a cluster.
     """
-    store = Store.at(root)
+    job = _found(job_id, Store.at(root))
+    if address is not None:
+        if (engine := ENGINES.get(job.store.read(job.id).runner or "")) is None:
+            raise OptionError(f"address={address!r}: job {job.name!r} does not run on a Ray cluster")
+        importlib.import_module(engine).name_address(job.store, job.id, address)
+    return job
+
+
+def _found(job_id: str | None, store: Store) -> Job:
     if job_id is not None and (job_id in store.job_ids()):
         return Job(job_id, store)
     known = jobs(root=store)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from trainkit.api.attempts import begin_from_files
+from trainkit.api.attempts import begin_from_files, place_again
 from trainkit.errors import CheckpointError, OptionError, StateError, did_you_mean
 from trainkit.files.paths import JobPaths, check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
@@ -18,7 +17,7 @@ from trainkit.files.store import Store
 from trainkit.resuming.checkpoints import adopt
 from trainkit.resuming.kept import BASE, Kept, file_of, find, kept
 from trainkit.resuming.steering import Change, Plan, history_of, load_plan, save_plan
-from trainkit.runners import runner as find_runner
+from trainkit.runners.task import adopt_task, checked_task
 from trainkit.training.params import FOLLOWED, check_followed
 
 
@@ -39,7 +38,14 @@ def check_params(record: Record, changes: Mapping[str, Any]) -> None:
 
 
 def replay(
-    store: Store, job_id: str, *, runner: str | None = None, name: str | None = None, new_id: str | None = None
+    store: Store,
+    job_id: str,
+    *,
+    runner: str | None = None,
+    name: str | None = None,
+    new_id: str | None = None,
+    address: str | None = None,
+    trust: bool = False,
 ) -> str:
     """Start a job that does what another one did: the same function, and each change and ending at its place.
 
@@ -49,6 +55,8 @@ def replay(
         runner: another runner than it had.
         name: what people call the new job.
         new_id: its id.
+        address: of another cluster than it had.
+        trust: run the function that is in its files even if no job of this user has written it.
 
     Returns:
         The id of the new job.
@@ -56,6 +64,7 @@ def replay(
     Raises:
         StateError: the job is not over.
         CheckpointError: its function could not be kept, or it is a branch whose base is damaged.
+        TrustError: its function, or the address of its cluster, is not known to be of this user.
     """
     old = store.observe(job_id)
     if not old.status.terminal:
@@ -73,11 +82,14 @@ def replay(
         store,
         old,
         Plan(plan.arguments, history.made, history.ending),
+        verb="replay",
         base=base,
         params=params,
         runner=runner,
         name=name or f"{old.name} again",
         new_id=new_id,
+        address=address,
+        trust=trust,
     )
 
 
@@ -90,6 +102,8 @@ def branch(
     runner: str | None = None,
     name: str | None = None,
     new_id: str | None = None,
+    address: str | None = None,
+    trust: bool = False,
 ) -> str:
     """Start a job that goes on from a kept checkpoint of another one, with other parameters.
 
@@ -102,6 +116,8 @@ def branch(
         runner: another runner than it had.
         name: what people call the new job.
         new_id: its id.
+        address: of another cluster than it had.
+        trust: run the function that is in its files even if no job of this user has written it.
 
     Returns:
         The id of the new job.
@@ -109,6 +125,7 @@ def branch(
     Raises:
         OptionError: the job has no parameter of that name.
         CheckpointError: there is no checkpoint of that step, it is damaged, or the function could not be kept.
+        TrustError: its function, or the address of its cluster, is not known to be of this user.
     """
     old = store.observe(job_id)
     check_params(old, changes)
@@ -121,11 +138,14 @@ def branch(
         store,
         old,
         Plan({**load_plan(paths.plan).arguments, **arguments}, changed),
+        verb="branch",
         base=base,
         params={**old.params, **to_jsonable(dict(changes))},
         runner=runner,
         name=name or f"{old.name} from step {base.step}",
         new_id=new_id,
+        address=address,
+        trust=trust,
     )
 
 
@@ -134,20 +154,23 @@ def _begin(
     old: Record,
     plan: Plan,
     *,
+    verb: str,
     base: CheckpointInfo | None,
     params: Mapping[str, Any],
     runner: str | None,
     name: str,
     new_id: str | None,
+    address: str | None,
+    trust: bool,
 ) -> str:
-    where = runner or old.runner or "process"
-    find_runner(where)
+    where, resources = place_again(store, old, runner=runner, address=address)
     old_paths = store.paths(old.job_id)
     if not old_paths.task.exists():
         raise CheckpointError(
             f"job {old.name!r} cannot be run again by itself: its function uses things that exist only in the "
             "notebook that ran it. Run the cell that started it again"
         )
+    task = checked_task(old_paths, trust=trust, verb=verb)
     now = time.time()
     record = Record(
         job_id=check_job_id(new_id) if new_id is not None else new_job_id(now),
@@ -156,7 +179,7 @@ def _begin(
         params=dict(params),
         runner=where,
         device=old.device,
-        resources=old.resources,
+        resources=resources,
         randomness=old.randomness,
         parent=Parent(old.job_id, (base.step or 0) if base else 0),
         created_at=now,
@@ -167,7 +190,7 @@ def _begin(
         record.step, record.epoch, record.resumable = base.step or 0, base.epoch or 0, True
 
     def fill(paths: JobPaths) -> None:
-        shutil.copyfile(old_paths.task, paths.task)
+        adopt_task(task, paths)
         save_plan(paths.plan, plan)
         if base is not None:
             record.checkpoint = adopt(paths, file_of(old_paths, base), msgspec.structs.replace(base, reason=BASE))

@@ -181,6 +181,11 @@ class Store:
         return record
 
     def _tell_silence(self, record: Record) -> None:
+        if (engine := ENGINES.get(record.runner or "")) is not None and (
+            reason := importlib.import_module(engine).why_not_asked(self, record)
+        ):
+            record.message = reason
+            return
         silent_s = self._pulse.silent_s(record.job_id, record.heartbeat_at)
         if silent_s > SILENCE_S:
             record.message = (

@@ -63,9 +63,10 @@ def read_whole(path: str | Path) -> bytes:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "it is no file")
         data = os.read(fd, _AT_ONCE)
-        while part := os.read(fd, _AT_ONCE):
-            data += part
-        return data
+        if not (more := os.read(fd, _AT_ONCE)):
+            return data
+        with open(fd, "rb", closefd=False) as rest:  # to add them one by one takes the square of the time
+            return b"".join((data, more, rest.read()))
     finally:
         os.close(fd)
 

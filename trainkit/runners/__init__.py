@@ -1,4 +1,4 @@
-"""Where jobs run.  A runner is one small module with four functions: check, submit, poll, kill.
+"""Where jobs run.  A runner is one small module with five functions: check, submit, address_again, poll, kill.
 
 To add one, write the module and name it in :data:`RUNNERS` and in the contract test.
 """
@@ -43,6 +43,13 @@ class Runner(Protocol):
         The task is None when a job is resumed: it is in ``task.pkl``.  The handle says where the requests of
         this attempt begin; the runner adds its processes and writes it.  From here on the runner holds the
         owner's lock and the place in the queue, until the job has ended.
+        """
+
+    def address_again(self, store: Store, record: Record) -> str | None:
+        """Return the address of the cluster that a job from the files had; None where there is no cluster.
+
+        Raises:
+            TrustError: it is not known to be an address that this user named.
         """
 
     def poll(self, store: Store, record: Record) -> bool | None:

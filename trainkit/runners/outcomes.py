@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from trainkit.errors import StoreError, TaskError
 from trainkit.files.record import Record
 from trainkit.files.store import Store
+from trainkit.files.trust import job_key
 from trainkit.files.whole import write_atomically
 from trainkit.runners.task import BoundedBuffer, ValuePickler, dump_outcome
 
@@ -95,7 +96,13 @@ class Outcome:
         if not self.returned and self.error is None:
             return
         try:
-            data = dump_outcome(self.value, self.error, returned=self.returned, limit_bytes=LARGEST_RESULT_BYTES)
+            data = dump_outcome(
+                self.value,
+                self.error,
+                returned=self.returned,
+                limit_bytes=LARGEST_RESULT_BYTES,
+                key=job_key(record.job_id),
+            )
             write_atomically(store.paths(record.job_id).result, data, durable=False, private=True)
         except (TaskError, StoreError):
             return  # live objects are what a thread is for; `result` reports where it cannot be had

@@ -24,13 +24,12 @@ from trainkit.files.locks import FileLock
 from trainkit.files.owners import is_running
 from trainkit.files.record import Record
 from trainkit.files.store import Handle, Store
-from trainkit.files.whole import write_atomically
 from trainkit.runners import spare
 from trainkit.runners.handover import Errand, send
 from trainkit.runners.openmp import wait_briefly
 from trainkit.runners.slots import Ticket, job_limit
 from trainkit.runners.spare import Supervisor
-from trainkit.runners.task import Task, dump_task
+from trainkit.runners.task import Task, write_task
 
 #: A task above this size is written with a warning: everything the function mentions travels along.
 LARGE_TASK_BYTES = 100_000_000
@@ -64,7 +63,7 @@ def submit(
     """
     paths = store.paths(record.job_id)
     if task is not None:
-        write_atomically(paths.task, dump_task(task), durable=False)
+        write_task(paths, task)
     store.write_handle(record.job_id, handle)
     environment = _environment()
     may_run = record.resources.ranks == 1 and not ticket.try_start(job_limit())
@@ -116,6 +115,10 @@ def _sent(supervisor: Supervisor | None, errand: Errand) -> subprocess.Popen[byt
             supervisor.process.wait()
             return None
     return supervisor.process
+
+
+def address_again(store: Store, record: Record) -> None:
+    """Return None: there is no cluster here."""
 
 
 def poll(store: Store, record: Record) -> bool | None:

@@ -4,7 +4,9 @@ Two processes keep it, and hold a lock for as long as they live: ``python -m tra
 stands by, and ``python -m trainkit.runners.raylocal FOLDER SESSION``, which it starts, starts Ray, and ends it a
 minute after the last job has ended.  When either of them ends, however it does, the other ends all that is left.
 Everything listens on loopback only, nothing is reported to anybody, and it has as many CPUs as this process may
-use.
+use.  All users of a machine can connect to loopback, and a cluster runs the code of its callers as its owner.  So
+it accepts only calls with a token, which is derived from this user's private key, and Ray's client server is not
+started.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import msgspec
 
 from trainkit.errors import RunnerError
 from trainkit.files.locks import FileLock, is_locked, locked, try_lock
+from trainkit.files.trust import derived
 from trainkit.files.whole import write_atomically
 from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import kill_descendants
@@ -40,6 +43,12 @@ START_S = 120.0
 IDLE_S = 60.0
 #: How often it is asked whether a job runs, in seconds.
 LOOK_S = 2.0
+#: The command ``ray`` as it is where Ray Client is not installed: no option keeps its server from being started.
+_RAY_WITHOUT_CLIENT = (
+    "from ray.scripts import scripts; "
+    "scripts.get_ray_client_dependency_error = lambda: ImportError('not needed here'); "
+    "scripts.main()"
+)
 #: Room for objects that tasks share; ranks share none.
 OBJECT_STORE_BYTES = 80_000_000
 
@@ -74,6 +83,11 @@ def address(give_up: Callable[[], object] = lambda: False) -> str | None:
             raise RunnerError(f"Ray did not start within {START_S:g} s, or not at all; see {log}")
         time.sleep(0.1)
     return msgspec.json.decode(note.read_bytes(), type=Cluster).address
+
+
+def token(address: str) -> str:
+    """Return the token of the cluster of this user whose dashboard is at an address."""
+    return derived("local Ray cluster", address)
 
 
 def _have_keepers(folder: Path, note: Path, log: Path) -> None:
@@ -144,7 +158,10 @@ def _wait_until_idle(cluster: Cluster) -> None:
         if select.select([sys.stdin], [], [], LOOK_S)[0]:
             return
         try:
-            with urllib.request.urlopen(f"{cluster.address}/api/jobs/", timeout=10) as answer:
+            request = urllib.request.Request(
+                f"{cluster.address}/api/jobs/", headers={"Authorization": f"Bearer {token(cluster.address)}"}
+            )
+            with urllib.request.urlopen(request, timeout=10) as answer:
                 jobs = json.load(answer)
         except OSError:
             continue  # a busy machine; after a minute of silence the cluster is of no use either
@@ -168,7 +185,7 @@ def start_node(session: Path, *, cpus: int, gcs: str | None = None) -> Cluster:
     if gcs is None:
         names += ["dashboard", ""]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats"]
+    command = [sys.executable, "-c", _RAY_WITHOUT_CLIENT, "start", "--disable-usage-stats"]
     command += ["--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={cpus}"]
     command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
     command += [f"--{name}-port={port}".replace("---", "--") for name, port in ports.items() if name]
@@ -177,9 +194,10 @@ def start_node(session: Path, *, cpus: int, gcs: str | None = None) -> Cluster:
         command += ["--head", f"--port={ports['']}", f"--temp-dir={session}", "--dashboard-host=127.0.0.1"]
     else:
         command += [f"--address={gcs}"]
+    address = f"http://127.0.0.1:{ports.get('dashboard', 0)}"
     done = subprocess.run(
         command,
-        env=loopback_environment(),
+        env={**loopback_environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token(address)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -188,7 +206,7 @@ def start_node(session: Path, *, cpus: int, gcs: str | None = None) -> Cluster:
     )
     if done.returncode != 0:
         raise RunnerError(f"Ray does not start on this machine:\n{done.stdout[-2000:]}")
-    return Cluster(address=f"http://127.0.0.1:{ports.get('dashboard', 0)}", gcs=gcs)
+    return Cluster(address=address, gcs=gcs)
 
 
 def loopback_environment() -> dict[str, str]:

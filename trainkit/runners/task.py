@@ -9,15 +9,20 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import CodeType
 from typing import Any
 
 import cloudpickle
 import msgspec
 
-from trainkit.errors import TaskError
+from trainkit.errors import TaskError, telling
+from trainkit.files.paths import JobPaths
+from trainkit.files.trust import job_key, seal, verify, without_seal
+from trainkit.files.whole import read_whole, write_atomically
 from trainkit.runners.logging_setup import logging_setup, set_up_logging
+
+#: What is sealed.
+_TASK, _OUTCOME = "task", "result"
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -30,8 +35,12 @@ class Task(msgspec.Struct, frozen=True):
     arguments: dict[str, Any]
 
 
-def dump_task(task: Task) -> bytes:
+def dump_task(task: Task, *, key: str | None = None) -> bytes:
     """Pickle a task by value, with what a fresh interpreter needs to load it.
+
+    Args:
+        task: the task.
+        key: that of the job, to seal the pickle with.
 
     Raises:
         TaskError: something cannot be pickled; the message names it.
@@ -45,7 +54,62 @@ def dump_task(task: Task) -> bytes:
         ValuePickler(file).dump((task.function, task.arguments))
     except Exception as error:  # pickling runs the code of any class, which may raise anything
         raise TaskError(_explain(task, error)) from error
+    if key is not None:
+        file.write(seal(file.getvalue(), key, _TASK))
     return file.getvalue()
+
+
+def write_task(paths: JobPaths, task: Task) -> None:
+    """Write a task into its job's folder, sealed and readable by this user only.
+
+    Raises:
+        TaskError: something cannot be pickled.
+        StoreError: it cannot be written.
+    """
+    write_atomically(paths.task, dump_task(task, key=job_key(paths.job_id)), durable=False, private=True)
+
+
+def read_task(paths: JobPaths, *, own_process: bool = True) -> Task:
+    """Load the task of a job.
+
+    Args:
+        paths: of the job.
+        own_process: as for :func:`load_task`.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+        TrustError: somebody else has written it.
+    """
+    return load_task(checked_task(paths), own_process=own_process)
+
+
+def checked_task(paths: JobPaths, *, trust: bool = False, verb: str = "resume") -> bytes:
+    """Return the pickle of a job's task if it may be loaded.
+
+    Args:
+        paths: of the job.
+        trust: accept one that somebody else has written.
+        verb: the method of a job that the caller wants it for.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+        TrustError: somebody else has written it.
+    """
+    with telling(paths.task):
+        data = read_whole(paths.task)
+    advice = None if trust else f"job.{verb}(trust=True) runs it (`trainkit {verb} --trust`)"
+    verify(data, paths.job_id, _TASK, name=paths.task.name, advice=advice)
+    return data
+
+
+def adopt_task(data: bytes, paths: JobPaths) -> None:
+    """Write a task that :func:`checked_task` returned into a job's folder, under a seal of this user's.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    data = without_seal(data)
+    write_atomically(paths.task, data + seal(data, job_key(paths.job_id), _TASK), durable=False, private=True)
 
 
 def load_task(data: bytes, *, own_process: bool = True) -> Task:
@@ -78,7 +142,12 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
 
 
 def dump_outcome(
-    value: Any, error: BaseException | None, *, returned: bool, limit_bytes: int | None = None
+    value: Any,
+    error: BaseException | None,
+    *,
+    returned: bool,
+    limit_bytes: int | None = None,
+    key: str | None = None,
 ) -> bytes:
     """Pickle what a function returned or raised.
 
@@ -87,22 +156,37 @@ def dump_outcome(
         error: what it raised.
         returned: whether it returned.
         limit_bytes: how large the pickle may become.
+        key: that of the job, to seal the pickle with.
 
     Raises:
         TaskError: it cannot be pickled, or takes more than the limit.
     """
     try:
-        return _pickled((value, error, returned), limit_bytes)
+        data = _pickled((value, error, returned), limit_bytes)
     except Exception as failure:  # as in dump_task
         what = "raised" if error is not None else "returned"
         thing = type(error if error is not None else value).__name__
         raise TaskError(f"what the function {what}, a {thing}, cannot be pickled: {failure}") from failure
+    return data if key is None else data + seal(data, key, _OUTCOME)
 
 
-def load_outcome(path: Path) -> tuple[Any, BaseException | None, bool]:
-    """Read what :func:`dump_outcome` wrote.  It is a pickle of the user's own job: load only what you ran."""
+def load_outcome(paths: JobPaths, *, trust: bool = False) -> tuple[Any, BaseException | None, bool]:
+    """Read what :func:`dump_outcome` wrote.
+
+    Args:
+        paths: of the job.
+        trust: load also what somebody else has written, which can run any code.
+
+    Raises:
+        StoreError: it is damaged, or cannot be read.
+        TrustError: somebody else has written it.
+    """
+    with telling(paths.result):
+        data = read_whole(paths.result)
+    advice = None if trust else "job.result(trust=True) loads it"
+    verify(data, paths.job_id, _OUTCOME, name=paths.result.name, advice=advice)
     try:
-        value, error, returned = pickle.loads(path.read_bytes())
+        value, error, returned = pickle.loads(data)
     except Exception:  # noqa: BLE001 - an exception class may take other arguments than it gives; the record has its text
         return None, None, False
     return value, error, returned

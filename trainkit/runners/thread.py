@@ -22,13 +22,12 @@ from trainkit.files.owners import this_process
 from trainkit.files.record import Record, Resources
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
-from trainkit.files.whole import write_atomically
 from trainkit.runners.kernel import keep_alive
 from trainkit.runners.openmp import wait_briefly
 from trainkit.runners.outcomes import Outcome, Remembered, outcome_of, remembered
 from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.slots import Ticket
-from trainkit.runners.task import Task, dump_task, load_task
+from trainkit.runners.task import Task, read_task, write_task
 from trainkit.runners.worker import work
 from trainkit.training.output import captured
 
@@ -56,7 +55,7 @@ def submit(
 ) -> None:
     """Start the job's thread."""
     if task is None:
-        task = load_task(store.paths(record.job_id).task.read_bytes(), own_process=False)
+        task = read_task(store.paths(record.job_id), own_process=False)
     handle.processes = [this_process()]
     store.write_handle(record.job_id, handle)
     if "torch" not in sys.modules:
@@ -85,6 +84,10 @@ def submit(
 
 def _running_ids() -> list[str]:
     return [job_id for _, _, job_id in list(_running.values())]
+
+
+def address_again(store: Store, record: Record) -> None:
+    """Return None: there is no cluster here."""
 
 
 def poll(store: Store, record: Record) -> bool | None:
@@ -150,11 +153,11 @@ def _run(
 
 def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:
     """Write the task down, so that the job can go on when this process is gone."""
-    path = store.paths(record.job_id).task
-    if path.exists():
+    paths = store.paths(record.job_id)
+    if paths.task.exists():
         return
     try:
-        write_atomically(path, dump_task(task), durable=False)
+        write_task(paths, task)
     except (TaskError, StoreError):
         # Live objects are what a thread is for.  Such a job ends with its process; `resume` says why.
         return

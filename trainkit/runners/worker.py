@@ -29,6 +29,7 @@ from trainkit.files.plain import to_jsonable
 from trainkit.files.record import EndedBy, Environment, ErrorInfo, Phase, Record, Status
 from trainkit.files.recorder import Recorder, SilentRecorder
 from trainkit.files.store import Store
+from trainkit.files.trust import job_key
 from trainkit.files.units import duration
 from trainkit.files.whole import write_atomically
 from trainkit.ranks.deadlock import DeadlockWatch
@@ -40,7 +41,7 @@ from trainkit.resuming.randomness import random_numbers
 from trainkit.resuming.steering import history_of, load_plan
 from trainkit.runners.orphans import die_with_parent
 from trainkit.runners.outcomes import Outcome
-from trainkit.runners.task import Task, dump_outcome, load_task
+from trainkit.runners.task import Task, dump_outcome, read_task
 from trainkit.training.boundary import StopRun
 from trainkit.training.output import send_output_to
 from trainkit.training.run import Run
@@ -348,8 +349,8 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
             return
         path = paths.rank_result(ranks.rank) if ranks.rank > 0 else paths.result
         try:
-            data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned)
-            write_atomically(path, data, durable=False)
+            data = dump_outcome(outcome.value, outcome.error, returned=outcome.returned, key=key)
+            write_atomically(path, data, durable=False, private=True)
         except (TaskError, StoreError) as error:
             recorder.warn(f"{error}; job.result() cannot bring it back")
         for thread in threading.enumerate():
@@ -359,7 +360,8 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
                 )
 
     try:
-        task = load_task(paths.task.read_bytes())
+        key = job_key(job_id)  # now: what the function makes of its environment is its own
+        task = read_task(paths)
     except Exception as error:  # noqa: BLE001 - unpickling imports the user's modules, which may raise anything
         _fail(recorder, error, ranks, doing="the job could not be loaded")
         return

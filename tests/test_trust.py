@@ -1,0 +1,352 @@
+"""What is loaded and contacted of a job's folder: only what this user's own jobs have written there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trainkit as tk
+from trainkit.errors import CheckpointError, JobFailedError, OptionError, RunnerError, StoreError, TrustError
+from trainkit.files import trust
+from trainkit.files.record import ErrorInfo, Record, Resources, Status
+from trainkit.files.store import Handle, Store
+from trainkit.runners import ray
+from trainkit.runners.task import Task, adopt_task, checked_task, dump_outcome, load_outcome, read_task, write_task
+
+
+class Planted:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exec, (f"open({str(self.flag)!r}, 'w').close()",)
+
+
+@pytest.fixture
+def another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Make this process one of another user, with a key of its own."""
+    return lambda: monkeypatch.setenv(trust.STATE_VARIABLE, str(tmp_path / "state of another user"))
+
+
+def ended(status: Status, *, runner: str = "process", **fields: Any) -> Store:
+    """The files of a job that has ended."""
+    store, now = Store(), time.time()
+    times = dict.fromkeys(("created_at", "updated_at", "heartbeat_at", "finished_at"), now)
+    record = Record(job_id="x", name="x", status=status, runner=runner, **times, **fields)
+    store.create(record).close()
+    return store
+
+
+# --- the key -------------------------------------------------------------------------------------
+
+
+def test_the_key_is_private_and_the_same_in_every_process(root: Path, tmp_path: Path) -> None:
+    """The umask makes no difference."""
+    before = os.umask(0)
+    try:
+        key = trust.job_key("x")
+    finally:
+        os.umask(before)
+    folder = tmp_path / "state" / "trainkit"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "key").stat().st_mode) == 0o600
+    assert [each.name for each in folder.iterdir()] == ["key"]
+    trust._keys.clear()
+    assert trust.job_key("x") == key
+    assert trust.job_key("y") != key
+
+
+@pytest.mark.parametrize("what", ["another's link", "open to others", "cut short", "a folder"])
+def test_a_key_that_others_may_know_is_not_used(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The next place is the folder of temporary files."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / "state" / "trainkit"
+    folder.mkdir(parents=True, mode=0o700)
+    known = tmp_path / "known"
+    known.write_bytes(b"k" * 32)
+    known.chmod(0o600)
+    if what == "another's link":
+        (folder / "key").symlink_to(known)
+    elif what == "a folder":
+        (folder / "key").mkdir()
+    else:
+        (folder / "key").write_bytes(b"k" * (31 if what == "cut short" else 32))
+        (folder / "key").chmod(0o644 if what == "open to others" else 0o600)
+    found = trust.job_key("x")
+    assert (tmp_path / f"trainkit-{os.getuid()}-key" / "key").exists()
+    assert found != trust._keyed(trust._keyed(b"k" * 32, "job", "x").encode())
+
+
+def test_where_no_place_is_private_an_error_says_what_to_set(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trusted without a key."""
+    blocked = tmp_path / "a file"
+    blocked.touch()
+    monkeypatch.setenv(trust.STATE_VARIABLE, str(blocked))
+    monkeypatch.setattr("tempfile.tempdir", str(blocked))
+    with pytest.raises(StoreError, match="set XDG_STATE_HOME to a folder of your own"):
+        trust.job_key("x")
+
+
+def test_a_job_uses_the_key_that_was_passed_to_it(
+    root: Path, monkeypatch: pytest.MonkeyPatch, another_user: Callable[[], None]
+) -> None:
+    """On another machine the user's own key is not there; for other jobs, that of the machine counts."""
+    key, other = trust.job_key("x"), trust.job_key("y")
+    another_user()
+    monkeypatch.setenv(trust.JOB_KEY_VARIABLE, f"x:{key}")
+    assert trust.job_key("x") == key
+    assert trust.job_key("y") != other
+
+
+# --- pickles -------------------------------------------------------------------------------------
+
+
+def test_what_a_job_of_this_user_has_written_is_loaded(root: Path) -> None:
+    """And nobody else may read it."""
+    paths = ended(Status.COMPLETED).paths("x")
+    write_task(paths, Task(len, {"a": 1}))
+    paths.result.write_bytes(dump_outcome(7, None, returned=True, key=trust.job_key("x")))
+    assert read_task(paths, own_process=False) == Task(len, {"a": 1})
+    assert tk.attach("x").result() == 7
+    assert stat.S_IMODE(paths.task.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("seal", ["none", "of another user", "of another job", "of another kind"])
+def test_a_pickle_of_somebody_else_is_not_loaded(
+    root: Path, tmp_path: Path, another_user: Callable[[], None], seal: str
+) -> None:
+    """Neither by a look nor by a resume, replay or branch; `trust=True` says that it may be."""
+    store, flag = ended(Status.COMPLETED), tmp_path / "flag"
+    paths = store.paths("x")
+    job_id = "y" if seal == "of another job" else "x"
+    for path, kind in ((paths.task, "task"), (paths.result, "result")):
+        data = pickle.dumps({"sys_path": [], "folder": "", "sources": {}}) if kind == "task" else b""
+        data += pickle.dumps(Planted(flag))
+        if seal == "of another kind":
+            kind = "task" if kind == "result" else "result"
+        path.write_bytes(data if seal == "none" else data + trust.seal(data, trust.job_key(job_id), kind))
+    if seal == "of another user":
+        another_user()
+    job = tk.attach("x")
+    with pytest.raises(
+        TrustError, match=r"result.pkl .* not written by a job of yours.*job\.result\(trust=True\)"
+    ):
+        job.result()
+    assert job.exception() is None
+    with pytest.raises(TrustError, match=r"task.pkl .*job\.replay\(trust=True\)"):
+        job.replay()
+    with pytest.raises(TrustError):
+        read_task(paths)
+    assert not flag.exists()
+    with pytest.raises(tk.errors.StateError):  # what is planted returns nothing
+        job.result(trust=True)
+    assert flag.exists()
+
+
+def test_a_failed_job_of_another_user_reports_its_error_from_the_record(
+    root: Path, another_user: Callable[[], None]
+) -> None:
+    """Type, message and traceback; the exception itself for whoever ran the job."""
+    told = ErrorInfo("KeyError", "'lost'", "Traceback: line 3")
+    paths = ended(Status.FAILED, error=told).paths("x")
+    error = KeyError("lost")
+    paths.result.write_bytes(dump_outcome(None, error, returned=False, key=trust.job_key("x")))
+    assert isinstance(tk.attach("x").exception(), KeyError)
+    another_user()
+    job = tk.attach("x")
+    found = job.exception()
+    assert isinstance(found, JobFailedError)
+    assert all(part in str(found) for part in ("KeyError", "'lost'", "Traceback: line 3"))
+    with pytest.raises(JobFailedError):
+        job.result()
+    with pytest.raises(KeyError):
+        job.result(trust=True)
+
+
+@pytest.mark.parametrize("at", [0, 10, -150])
+def test_a_damaged_pickle_is_reported_as_damaged(root: Path, at: int) -> None:
+    """Not as one of somebody else; `trust=True` changes nothing."""
+    paths = ended(Status.COMPLETED).paths("x")
+    write_task(paths, Task(len, {"a": "x" * 200}))
+    data = bytearray(paths.task.read_bytes())
+    data[at] ^= 1
+    paths.task.write_bytes(bytes(data))
+    for accept in (False, True):
+        with pytest.raises(StoreError, match="task.pkl of job 'x' is damaged"):
+            checked_task(paths, trust=accept)
+    paths.result.write_bytes(dump_outcome("x" * 200, None, returned=True, key=trust.job_key("x")))
+    data = bytearray(paths.result.read_bytes())
+    data[at] ^= 1
+    paths.result.write_bytes(bytes(data))
+    with pytest.raises(StoreError, match="result.pkl of job 'x' is damaged"):
+        load_outcome(paths, trust=True)
+
+
+def test_a_job_of_another_user_is_resumed_once_it_is_trusted(root: Path, another_user: Callable[[], None]) -> None:
+    """The panel's button and the server do not trust it; from then on it is one's own."""
+    job = tk.submit(lambda run: 5, runner="process")
+    assert job.result(60) == 5
+    another_user()
+    with pytest.raises(TrustError):
+        job.replay(runner="process")
+    assert len(tk.jobs()) == 1, "nothing half-made"
+    again = job.replay(runner="process", trust=True)
+    assert again.result(60) == 5
+    assert again.replay(runner="thread").result(60) == 5
+
+
+def test_adopting_changes_the_seal_and_nothing_else(root: Path, another_user: Callable[[], None]) -> None:
+    """However often it is done."""
+    paths = ended(Status.COMPLETED).paths("x")
+    write_task(paths, Task(len, {"a": 1}))
+    size = paths.task.stat().st_size
+    another_user()
+    for _ in range(2):
+        adopt_task(checked_task(paths, trust=True), paths)
+        assert paths.task.stat().st_size == size
+        assert read_task(paths, own_process=False) == Task(len, {"a": 1})
+
+
+# --- addresses of clusters -----------------------------------------------------------------------
+
+HEAD = "http://head.example:8265"
+
+
+@pytest.fixture
+def contacted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that are contacted; each answers that the job runs."""
+    for name in (*ray.ADDRESS_VARIABLES, ray.TOKEN_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    found: list[str] = []
+
+    def answer(place: ray.Place) -> bool:
+        found.append(place.address)
+        return True
+
+    monkeypatch.setattr(ray, "_answer", answer)
+    monkeypatch.setattr(ray, "_given", {})
+    return found
+
+
+def on_a_cluster(detail: dict[str, Any]) -> Store:
+    """The files of a job that says that it runs on a cluster."""
+    store, now = Store(), time.time()
+    times = dict.fromkeys(("created_at", "updated_at", "heartbeat_at"), now)
+    resources = Resources(address=detail["address"] if isinstance(detail["address"], str) else None)
+    record = Record(job_id="x", name="x", status=Status.RUNNING, runner="ray", resources=resources, **times)
+    store.create(record).close()
+    store.write_handle("x", Handle(runner="ray", detail=detail))
+    return store
+
+
+PLANTED = [HEAD, "ray://head", "evil_module://x", "evil_module", "file:///etc/passwd", "local", "", 5, None]
+
+
+@pytest.mark.parametrize("address", PLANTED)
+def test_looking_contacts_no_address_that_only_a_file_names(
+    root: Path, contacted: list[str], monkeypatch: pytest.MonkeyPatch, address: Any
+) -> None:
+    """It is unreachable, with what to do; nothing is imported."""
+    monkeypatch.chdir(root)
+    monkeypatch.syspath_prepend("")
+    Path("evil_module.py").write_text("")
+    on_a_cluster({"address": address, "submission_id": "x-1-00000000"})
+    job = tk.jobs()[0]
+    assert job.state is Status.RUNNING
+    assert job.record.message.startswith("unreachable: its files name the Ray cluster ")
+    assert "tk.attach('x', address=" in job.record.message
+    with pytest.raises(RunnerError, match="not an address that you named"):
+        job.kill()
+    assert contacted == []
+    assert "evil_module" not in sys.modules
+
+
+def test_an_address_is_contacted_that_this_user_sent_the_job_to(root: Path, contacted: list[str]) -> None:
+    """From any process of the user; not when anything of it was changed."""
+    place = ray.Place(HEAD, "x-1-00000000")
+    store = on_a_cluster(place.detail("x"))
+    assert tk.attach("x").state is Status.RUNNING
+    assert contacted == [HEAD]
+    for change in ({"address": "http://evil:1"}, {"submission_id": "x-1-11111111"}, {"local": True}, {"mark": ""}):
+        store.write_handle("x", Handle(runner="ray", detail={**place.detail("x"), **change}))
+        assert tk.attach("x").record.message.startswith("unreachable")
+    assert contacted == [HEAD]
+
+
+def test_an_address_is_contacted_that_the_environment_or_attach_names(
+    root: Path, contacted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one in the environment says nothing of this job's."""
+    on_a_cluster({"address": HEAD, "submission_id": "x-1-00000000"})
+    monkeypatch.setenv("RAY_ADDRESS", "http://another:8265")
+    assert tk.attach("x").record.message.startswith("unreachable")
+    monkeypatch.setenv("RAY_ADDRESS", HEAD + "/")
+    assert tk.attach("x").record.message == ""
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert tk.attach("x").record.message.startswith("unreachable")
+    assert tk.attach("x", address="http://tunnel:1").record.message == ""
+    assert contacted == [HEAD, "http://tunnel:1"]
+
+
+@pytest.mark.parametrize("submission_id", ["y-1-00000000", "x-1/../y", "", 3])
+def test_a_job_is_not_asked_for_under_the_name_of_another(
+    root: Path, contacted: list[str], submission_id: Any
+) -> None:
+    """To kill it would end the other one."""
+    on_a_cluster({"address": HEAD, "submission_id": submission_id})
+    tk.attach("x", address=HEAD)
+    assert tk.attach("x").done() in (True, False)
+    assert contacted == []
+
+
+@pytest.mark.parametrize("address", ["ray://head:1", "head:8265", "", "local"])
+def test_attach_takes_the_address_of_a_dashboard_only(root: Path, contacted: list[str], address: str) -> None:
+    """Ray takes what is before :// for a module to import."""
+    on_a_cluster({"address": HEAD, "submission_id": "x-1-00000000"})
+    with pytest.raises(OptionError, match="expected that of a dashboard"):
+        tk.attach("x", address=address)
+
+
+def test_attach_refuses_an_address_for_a_job_of_this_machine(root: Path) -> None:
+    """It would have no effect."""
+    ended(Status.COMPLETED)
+    with pytest.raises(OptionError, match="does not run on a Ray cluster"):
+        tk.attach("x", address=HEAD)
+
+
+def test_a_job_goes_on_at_an_address_that_this_user_named(
+    root: Path, contacted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted one is not contacted by a resume either; with `address=`, or in a process, the job goes on."""
+    asked: list[str] = []
+    monkeypatch.setattr(ray, "check", lambda record: asked.append(ray.address_of(record)))
+    store = on_a_cluster({"address": HEAD, "submission_id": "x-1-00000000"})
+    record = store.read("x")
+    record.status, record.finished_at, record.resumable = Status.STOPPED, time.time(), True
+    store.write_record(record, durable=False)
+    job = tk.attach("x")
+    for again in (job.resume, job.replay):
+        with pytest.raises(TrustError, match="not an address that you named"):
+            again()
+    assert asked == []
+    for more in ({"address": "http://given:1"}, {"runner": "process"}):
+        with pytest.raises(CheckpointError):  # there is no task: everything before that has passed
+            job.replay(**more)
+    store.write_handle("x", Handle(runner="ray", detail=ray.Place(HEAD, "x-1-00000000").detail("x")))
+    with pytest.raises(CheckpointError):
+        job.resume()
+    assert asked == [HEAD]
