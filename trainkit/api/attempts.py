@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from trainkit.errors import CheckpointError, StateError, telling
+from trainkit.files.interrupts import uninterrupted
 from trainkit.files.locks import FileLock, try_lock
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import Record, Resources, Status, begin_attempt
@@ -24,15 +25,16 @@ from trainkit.runners.task import Task, adopt_task, checked_task
 EXIT_S = 10.0
 
 
-def begin(store: Store, record: Record, task: Task) -> None:
+def begin(store: Store, record: Record, task: Task, *, then: Callable[[], None] = lambda: None) -> None:
     """Make the files of a new job and hand it to its runner; on any failure nothing is left behind.
 
     Args:
         store: where the files go.
         record: QUEUED, with the name of a runner.
         task: what to run.
+        then: called when the job was started.
     """
-    _begin(store, record, task, lambda paths: None)
+    _begin(store, record, task, lambda paths: None, then)
 
 
 def begin_from_files(store: Store, record: Record, fill: Callable[[JobPaths], None]) -> None:
@@ -46,18 +48,29 @@ def begin_from_files(store: Store, record: Record, fill: Callable[[JobPaths], No
     _begin(store, record, None, fill)
 
 
-def _begin(store: Store, record: Record, task: Task | None, fill: Callable[[JobPaths], None]) -> None:
+def _begin(
+    store: Store,
+    record: Record,
+    task: Task | None,
+    fill: Callable[[JobPaths], None],
+    then: Callable[[], None] = lambda: None,
+) -> None:
     find_runner(str(record.runner)).check(record)
     job_limit()  # a wrong setting is an error here, not in a job that waits
     settle(record)
-    lock = store.create(record)
-    try:
-        fill(store.paths(record.job_id))
-        _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
-    except BaseException:
-        store.discard(record.job_id)
-        lock.close()
-        raise
+
+    def make() -> None:
+        lock = store.create(record)
+        try:
+            fill(store.paths(record.job_id))
+            _hand_over(store, record, task, lock, Handle(runner=str(record.runner)))
+        except BaseException:
+            store.discard(record.job_id)
+            lock.close()
+            raise
+        then()
+
+    uninterrupted(make)
 
 
 def resume(
@@ -96,8 +109,13 @@ def resume(
             f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
             "once run.track(model=..., optimizer=...) names what to keep"
         )
+    # The owner writes the terminal state first and exits then, which takes a process with torch a while.
+    give_up_at = time.monotonic() + EXIT_S
     with telling(paths.folder):
-        _begin_again(store, record, where, resources, trust=trust)
+        while not uninterrupted(lambda: _begin_again(store, record, where, resources, trust=trust)):
+            if not store.observe(job_id).status.terminal or time.monotonic() > give_up_at:
+                raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
+            time.sleep(0.01)
 
 
 def place_again(
@@ -124,9 +142,11 @@ def place_again(
     return where, resources
 
 
-def _begin_again(store: Store, record: Record, where: str, resources: Resources, *, trust: bool) -> None:
+def _begin_again(store: Store, record: Record, where: str, resources: Resources, *, trust: bool) -> bool:
+    """Start a new attempt; return False if somebody still holds the owner's lock."""
     job_id, paths = record.job_id, store.paths(record.job_id)
-    lock = _freed_lock(store, record)
+    if (lock := try_lock(paths.owner_lock)) is None:
+        return False
     try:
         # Only under the lock is it certain that nobody else has resumed it since.
         record = store.observe_as_owner(job_id)
@@ -158,22 +178,7 @@ def _begin_again(store: Store, record: Record, where: str, resources: Resources,
     except BaseException:
         lock.close()
         raise
-
-
-def _freed_lock(store: Store, record: Record) -> FileLock:
-    """Return the owner's lock of a job that is over, once its last owner has gone.
-
-    The owner writes the terminal state first and exits then, which takes a process with torch a while.
-
-    Raises:
-        StateError: somebody runs it.
-    """
-    give_up_at = time.monotonic() + EXIT_S
-    while (lock := try_lock(store.paths(record.job_id).owner_lock)) is None:
-        if not store.observe(record.job_id).status.terminal or time.monotonic() > give_up_at:
-            raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
-        time.sleep(0.01)
-    return lock
+    return True
 
 
 def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:

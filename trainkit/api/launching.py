@@ -273,10 +273,13 @@ def launch(
         limits=limits,
         randomness=randomness,
     )
-    begin(store, record, task)
     job = Job.of(record, store)
-    if on_done is not None:
-        job.add_done_callback(on_done)
+
+    def call_when_done() -> None:
+        if on_done is not None:
+            job.add_done_callback(on_done)
+
+    begin(store, record, task, then=call_when_done)
     return job
 
 

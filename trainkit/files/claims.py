@@ -67,6 +67,18 @@ def held_to_remove(paths: JobPaths) -> Iterator[bool]:
         yield True
 
 
+def remove_if_free(paths: JobPaths) -> bool:
+    """Remove all files of a job unless somebody runs or deletes it; return whether they were removed.
+
+    Raises:
+        StoreError: not all could be removed.
+    """
+    with held_to_remove(paths) as held:
+        if held:
+            remove(paths)
+    return held
+
+
 def remove(paths: JobPaths) -> None:
     """Remove all files of a job; its holder alone may call this.  The record goes last.
 

@@ -82,6 +82,11 @@ class FileLock:
                 fcntl.flock(self.fd, fcntl.LOCK_UN)
         self.close()
 
+    def __del__(self) -> None:
+        # Interrupted between taking the lock and noting it, its owner cannot give it back.
+        with contextlib.suppress(Exception):  # the interpreter may be on its way out
+            self.close()
+
     def close(self) -> None:
         """Give up this handle.  The lock is freed once no process has a handle of it left."""
         with _changing:
@@ -139,16 +144,21 @@ def is_locked(path: Path) -> bool | None:
     Raises:
         StoreError: it cannot be asked.
     """
+    # In a function of its own: between `with` and a `try` below it there is an instruction that nothing covers.
     with _changing, telling(path):
-        try:
-            fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        try:
-            # Shared, so that two readers that ask at once do not take each other for an owner.
-            return not _lock(fd, shared=True)
-        finally:
-            os.close(fd)
+        return _is_locked(path)
+
+
+def _is_locked(path: Path) -> bool | None:
+    try:
+        fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        # Shared, so that two readers that ask at once do not take each other for an owner.
+        return not _lock(fd, shared=True)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from trainkit.errors import (
 )
 from trainkit.files import claims
 from trainkit.files.endings import LOST, failed, put
+from trainkit.files.interrupts import uninterrupted
 from trainkit.files.locks import FileLock, locked
 from trainkit.files.owners import Process, Pulse, is_owned
 from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
@@ -307,9 +308,8 @@ class Store:
                 status = Status.INTERRUPTED  # nobody can go on from a damaged record
             if not status.terminal:
                 raise StateError(f"job {job_id!r} is {status}; stop it first, then delete it")
-            with telling(paths.folder), claims.held_to_remove(paths) as held:
-                if held:
-                    claims.remove(paths)
+            with telling(paths.folder):
+                if uninterrupted(lambda: claims.remove_if_free(paths)):
                     return
             if time.monotonic() > give_up_at:
                 raise StateError(f"job {job_id!r} is {status}, but its process still holds its files; try later")

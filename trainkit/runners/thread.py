@@ -11,6 +11,7 @@ import concurrent.futures.thread  # noqa: F401 - its own registration must come 
 import contextlib
 import contextvars
 import os
+import queue
 import sys
 import threading
 import time
@@ -66,19 +67,33 @@ def submit(
     # LookupError without it), and it is a copy, so that nothing set there comes back into the notebook.
     context = contextvars.copy_context()
     over = threading.Event()
+    permission: queue.SimpleQueue[bool] = queue.SimpleQueue()
     thread = threading.Thread(
         target=context.run,
-        args=(_run_and_release, store, record, task, known, lock, ticket, handle.requests_offset, over),
+        args=(
+            _run_and_release,
+            permission,
+            store,
+            record,
+            task,
+            known,
+            lock,
+            ticket,
+            handle.requests_offset,
+            over,
+        ),
         name=f"trainkit-{record.job_id}",
         daemon=_interactive(),
     )
     _running[_key(store, record)] = (over, store, record.job_id)
     try:
         thread.start()
-    except BaseException:  # the system has no room for one more
+    except BaseException:  # no room for another thread; or, though it has started, an interrupt
+        permission.put(False)
         del _running[_key(store, record)]
         known.outcome = None
         raise
+    permission.put(True)
     keep_alive(_running_ids)
 
 
@@ -113,8 +128,12 @@ def _key(store: Store, record: Record) -> str:
     return f"{store.real_root}:{record.job_id}:{record.attempt}"
 
 
-def _run_and_release(store: Store, record: Record, task: Task, known: Remembered, *rest: Any) -> None:
+def _run_and_release(
+    permission: queue.SimpleQueue[bool], store: Store, record: Record, task: Task, known: Remembered, *rest: Any
+) -> None:
     """Run the job, then free what the frames of an exception would keep alive, those of `_run` among them."""
+    if not permission.get():
+        return
     outcome = known.outcome
     _run(store, record, task, known, *rest)
     del task, known, rest
