@@ -80,10 +80,10 @@ def test_the_index_reads_again_what_was_replaced(root: Path) -> None:
     make_jobs(root / "sub", 3)
     store, index = Store(root / "sub"), Index()
     roots = Roots(root, root)
-    assert {entry.status for entry in index.of(roots, store)} == {Status.FAILED, Status.COMPLETED}
+    assert {entry.status for entry in index.of(roots, store, {})} == {Status.FAILED, Status.COMPLETED}
     time.sleep(0.01)  # the time of a file has a resolution
     store.write_record(Record(job_id="j0", name="many", status=Status.STOPPED, created_at=9.0), durable=False)
-    assert index.of(roots, store)[0][2:] == ("j0", Status.STOPPED)
+    assert index.of(roots, store, {})[0][2:] == ("j0", Status.STOPPED)
 
 
 @pytest.mark.extended
@@ -91,7 +91,7 @@ def test_ten_thousand_jobs_are_listed_quickly(root: Path) -> None:
     """The first list reads every record, the next ones only look at them."""
     make_jobs(root / "sub", 10_000)
     store, index, roots = Store(root / "sub"), Index(), Roots(root, root)
-    index.of(roots, store)
+    index.of(roots, store, {})
     began = time.monotonic()
-    assert len(index.of(roots, store)) == 10_000
+    assert len(index.of(roots, store, {})) == 10_000
     assert time.monotonic() - began < 1.0

@@ -21,9 +21,7 @@ from trainkit.api.attempts import resume
 from trainkit.api.repeating import branch, check_params, replay
 from trainkit.api.results import delete, error_of, returned_by
 from trainkit.api.snapshot import Snapshot, take
-from trainkit.errors import (
-    RunnerError,
-)
+from trainkit.errors import RunnerError
 from trainkit.files.log_tail import read_last_lines, read_log
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainkit.api.job import Job
 from trainkit.api.view import row, table
-from trainkit.errors import OptionError, StateError, UnknownJobError, did_you_mean
+from trainkit.errors import OptionError, StateError, TrainkitError, UnknownJobError, did_you_mean
 from trainkit.files.record import Record, Status
 from trainkit.files.store import ENGINES, Store
 
@@ -33,14 +33,17 @@ class JobList(list[Job]):
         Args:
             ids: also show the ids; they differ between two equal runs.
         """
-        rows = []
+        rows, unreadable = [], dict(self.unreadable)
         for job in self:
             try:
                 record = job.record
             except UnknownJobError:
                 continue  # deleted since
+            except TrainkitError as error:
+                unreadable[job.id] = str(error)
+                continue
             rows.append([*([job.id] if ids else []), *row(record).values()])
-        for job_id, reason in self.unreadable.items():
+        for job_id, reason in unreadable.items():
             rows.append([*([job_id] if ids else []), job_id, "UNREADABLE", "", reason, "", ""])
         header = [*(["id"] if ids else []), "name", "state", "done", "at", "best", "runner"]
         return table(rows, header) if rows else "no jobs"

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from trainkit.errors import CheckpointError, ModelFileError, TrainkitError
 from trainkit.files.modelfile import exported, load_model_content, model_file
+from trainkit.files.opening import check_no_link
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
@@ -97,6 +98,7 @@ def take(store: Store, record: Record) -> Snapshot:
             f"job {record.name!r} ({record.status}) has left no model; one is saved with each checkpoint when "
             "run.track(model=...) names it, and when its function returns one"
         )
+    check_no_link(path)
     content = load_model_content(path)
     saved_at_step = record.checkpoint.step if record.checkpoint else None
     step = record.step if record.status is Status.COMPLETED or saved_at_step is None else saved_at_step

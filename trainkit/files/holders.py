@@ -22,7 +22,7 @@ def who_holds(path: Path) -> str:
     for pid in _candidates(path):
         with contextlib.suppress(psutil.Error, OSError):
             found = psutil.Process(pid)
-            if not _has_open(pid, path):
+            if not has_open(pid, path):
                 continue
             command = shlex.join(found.cmdline())[:_COMMAND]
             told = f"process {pid} ({command or found.name()})"
@@ -44,10 +44,40 @@ def _candidates(path: Path) -> list[int]:
     return [int(each[4]) for each in fields if each[1] == "FLOCK" and each[5].rpartition(":")[2] == str(inode)]
 
 
-def _has_open(pid: int, path: Path) -> bool:
-    wanted = os.stat(path)
-    for handle in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile
-            if os.path.samestat(handle.stat(), wanted):
-                return True
+def has_open(pid: int, path: Path) -> bool | None:
+    """Whether a process has a file open, also one that was removed since.
+
+    Returns:
+        None if this user may not look at what the process has open.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    if not Path("/proc/self/fd").exists():  # pragma: no cover - macOS and Windows
+        return _names(pid, path)
+    try:
+        wanted = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        wanted = None
+    removed = f"{os.path.realpath(path)} (deleted)"
+    try:
+        handles = [f"/proc/{pid}/fd/{name}" for name in os.listdir(f"/proc/{pid}/fd")]
+        for handle in handles:
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                if wanted is None:
+                    if os.readlink(handle) == removed:
+                        return True
+                elif os.path.samestat(os.stat(handle), wanted):
+                    return True
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(pid) from None
+    except PermissionError:
+        return None
     return False
+
+
+def _names(pid: int, path: Path) -> bool | None:
+    try:
+        return any(file.path == os.path.realpath(path) for file in psutil.Process(pid).open_files())
+    except psutil.AccessDenied:
+        return None

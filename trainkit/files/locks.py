@@ -21,6 +21,7 @@ from pathlib import Path
 
 from trainkit.errors import LockedError, telling
 from trainkit.files.holders import who_holds
+from trainkit.files.opening import open_fd
 
 #: How often `try_lock` tries again when nothing but readers is in its way.
 _READER_PATIENCE = 2000
@@ -103,7 +104,7 @@ def try_lock(path: Path) -> FileLock | None:
     """
     for _ in range(_READER_PATIENCE):
         with _changing, telling(path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            fd = open_fd(path, os.O_RDWR | os.O_CREAT)
             try:
                 if _lock(fd, shared=False):
                     return FileLock(fd, path)
@@ -125,7 +126,7 @@ def try_lock_as_it_is(path: Path) -> FileLock | None:
         OSError: it cannot be opened.
     """
     with _changing:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_NONBLOCK", 0))  # what is no file makes nobody wait
+        fd = open_fd(path, os.O_RDWR)
         try:
             if _lock(fd, shared=False) and os.path.samestat(os.fstat(fd), os.stat(path)):
                 return FileLock(fd, path)
@@ -151,7 +152,7 @@ def is_locked(path: Path) -> bool | None:
 
 def _is_locked(path: Path) -> bool | None:
     try:
-        fd = os.open(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
+        fd = open_fd(path, os.O_RDONLY if sys.platform != "win32" else os.O_RDWR)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from trainkit.files.log_text import CHANGEABLE_ROWS, Screen
+from trainkit.files.opening import opened
 
 #: How much is read at once.
 _CHUNK_BYTES = 1 << 20
@@ -32,7 +33,7 @@ def read_log(path: Path) -> str:
     """
     screen = Screen()
     parts = []
-    with open(path, "rb") as file:
+    with opened(path) as file:
         while data := file.read(_CHUNK_BYTES):
             screen.feed(data if data.endswith(b"\n") else data + file.readline())
             parts.append(screen.take_settled(changeable=CHANGEABLE_ROWS))
@@ -50,7 +51,7 @@ def read_last_lines(path: Path, count: int) -> str:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    with open(path, "rb") as file:
+    with opened(path) as file:
         screen = _last_rows(file, count, lowest=0)
     screen.finish()
     return screen.rest() if count else ""
@@ -112,7 +113,7 @@ class LogReader:
     """
 
     def __init__(self, path: Path, tail: int | None) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+        self._file = opened(path)
         self._screen = Screen(row_chars=ROW_CHARS)
         if tail is not None:
             self._screen = _last_rows(self._file, tail, lowest=0)
@@ -164,7 +165,7 @@ def read_piece(path: Path, offset: int, *, limit_bytes: int, ended: bool) -> Pie
         ended: whether nothing will be appended any more.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             if offset >= size:
                 return Piece("", "", offset, more=False)
@@ -193,7 +194,7 @@ def read_last_piece(path: Path, count: int, *, since: int, limit_bytes: int, end
         ended: whether nothing will be appended any more.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             size = file.seek(0, os.SEEK_END)
             if since >= size:
                 return Piece("", "", since, more=False)
@@ -229,7 +230,7 @@ class LogTail:
     def read(self) -> bool:
         """Read what was appended since the last call; return whether there was anything."""
         try:
-            with open(self.path, "rb") as file:
+            with opened(self.path) as file:
                 size = file.seek(0, os.SEEK_END)
                 if size == self._offset:
                     return False

@@ -16,10 +16,13 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from trainkit.files.holders import has_open
 from trainkit.files.locks import is_locked
 
 #: The start time of a process is computed from the boot time, which moves by up to a second with the clock.
 _START_TOLERANCE_S = 2.0
+#: What psutil raises of a process that has ended, and of numbers that are not process ids: negative or too large.
+_NO_PROCESS = (psutil.NoSuchProcess, ValueError, OverflowError, TypeError)
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -75,8 +78,29 @@ def is_running(identity: Process) -> bool | None:
         found = psutil.Process(identity.pid)
         same = abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
         return same and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except _NO_PROCESS:
         return False
+
+
+def runs_job(identity: Process, owner_lock: Path) -> bool | None:
+    """Whether a process runs the job of a lock: it, or the process that started it, has the owner's lock open.
+
+    Anybody may have written a record and a handle, with the identity of any process. Only the job's own processes
+    have the descriptor of the lock: the supervisor, and the worker that it started, which may not have received it
+    yet.
+
+    Returns:
+        None if it is elsewhere, or if this user may not look at what it has open.
+    """
+    running = is_running(identity)
+    if not running:
+        return running
+    try:
+        found = psutil.Process(identity.pid)
+        held = [has_open(pid, owner_lock) for pid in (identity.pid, found.ppid()) if pid > 1]
+    except _NO_PROCESS:
+        return False
+    return True if any(held) else (None if None in held else False)
 
 
 def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
@@ -90,8 +114,8 @@ def is_owned(owner_lock: Path, processes: Iterable[Process]) -> bool | None:
     if any(each.boot_id != boot_id() and is_running(each) is None for each in known):
         return None  # another kernel's locks are not seen here
     lock = is_locked(owner_lock)
-    if lock is None:
-        running = [is_running(each) for each in known]
+    if lock is None:  # removed from the folder; who holds it has it open all the same
+        running = [_runs_without_lock(each, owner_lock) for each in known]
         return None if None in running else any(running)
     # All known pids gone, yet locked: a child that escaped our fork hook has kept the descriptor.  A pid that
     # exists is enough here: start times move when the clock is set, and the lock is the better witness.
@@ -107,10 +131,15 @@ def _shares_pids(identity: Process) -> bool:
     return identity.pid_namespace in ("", pid_namespace())
 
 
+def _runs_without_lock(identity: Process, owner_lock: Path) -> bool | None:
+    holds = runs_job(identity, owner_lock)
+    return is_running(identity) if holds is None else holds
+
+
 def _pid_lives(pid: int) -> bool:
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+    except _NO_PROCESS:
         return False
 
 

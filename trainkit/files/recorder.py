@@ -23,6 +23,7 @@ from typing import Any
 from trainkit.errors import StoreError, text_of
 from trainkit.files.endings import Ending, put
 from trainkit.files.metrics import LINES_AT_ONCE, MetricsWriter
+from trainkit.files.opening import opened
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import Phase, Record, Status, Throughput, check_change, decode, encode, repair
 from trainkit.files.store import Store
@@ -187,9 +188,9 @@ class Recorder:
 
     def keep_room(self) -> None:
         """Take some room on the disk for the end."""
-        with self._surviving():
+        with self._surviving(), opened(self._reserve, "wb") as reserve:
             # Random, since some file systems make no room for zeros.
-            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))
+            reserve.write(os.urandom(RESERVE_BYTES))
 
     def _write_until_closed(self) -> None:
         while True:
@@ -360,7 +361,7 @@ class Recorder:
 
     def _read_before_requests(self) -> bytes:
         begin = max(0, self._requests_offset - _COMPARED_BYTES)
-        with open(self._requests, "rb") as file:
+        with opened(self._requests) as file:
             file.seek(begin)
             return file.read(self._requests_offset - begin)
 

@@ -19,6 +19,7 @@ from trainkit.errors import (
     RecordError,
     StateError,
     StoreError,
+    TrainkitError,
     UnknownJobError,
     did_you_mean,
     telling,
@@ -27,6 +28,7 @@ from trainkit.files import claims
 from trainkit.files.endings import LOST, failed, put
 from trainkit.files.interrupts import uninterrupted
 from trainkit.files.locks import FileLock, locked
+from trainkit.files.opening import open_fd, opened
 from trainkit.files.owners import Process, Pulse, is_owned
 from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
 from trainkit.files.record import Record, Status, decode, encode
@@ -38,6 +40,8 @@ ENGINES = {"ray": "trainkit.runners.ray"}
 ROOT_VARIABLE = "TRAINKIT_ROOT"
 #: How long a heartbeat on another host may stand still before that is said.
 SILENCE_S = 30.0
+#: No record or handle is larger; what is, was not written by trainkit, and is not read into memory.
+MOST_RECORD_BYTES = 16 << 20
 #: How long the owner of a job that is over may take to let go of it.
 _LET_GO_S = 10.0
 #: Requests for which some of the room is given up that a running job keeps for its end.
@@ -118,13 +122,11 @@ class Store:
 
     def _read(self, job_id: str, path: str) -> Record:
         try:
-            data = read_whole(path)
-        except FileNotFoundError as error:
-            if os.path.islink(path):
-                raise RecordError(f"{path}: a link to {os.readlink(path)}, which is not there") from error
+            data = read_whole(path, most_bytes=MOST_RECORD_BYTES)
+        except FileNotFoundError:
             raise
         except OSError as error:
-            raise RecordError(f"{path}: {error.strerror or error}") from error
+            raise RecordError(str(StoreError.about(error, Path(path)))) from error
         try:
             record = decode(data)
         except RecordError as error:
@@ -156,7 +158,7 @@ class Store:
                 yield record if record.status.terminal else self._as_it_is(record)
             except (FileNotFoundError, UnknownJobError):
                 continue  # deleted while we were looking
-            except (RecordError, ValueError) as error:
+            except (TrainkitError, ValueError) as error:
                 unreadable[job_id] = str(error)
 
     def _as_it_is(self, record: Record) -> Record:
@@ -165,8 +167,10 @@ class Store:
             return record
         try:
             return self._with_the_truth(record)
-        except StoreError as error:
-            raise RecordError(f"whether somebody runs it cannot be asked: {error}") from error
+        except (UnknownJobError, RecordError):
+            raise
+        except TrainkitError as error:
+            raise RecordError(f"whether somebody runs it cannot be checked: {error}") from error
 
     def _with_the_truth(self, record: Record) -> Record:
         job_id = record.job_id
@@ -225,11 +229,12 @@ class Store:
     def handle(self, job_id: str) -> Handle | None:
         """Return where the runner put the newest attempt, or None if it was not put anywhere yet."""
         try:
-            return msgspec.json.decode(read_whole(self.paths(job_id).handle), type=Handle)
+            data = read_whole(self.paths(job_id).handle, most_bytes=MOST_RECORD_BYTES)
+            return msgspec.json.decode(data, type=Handle)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise RecordError(f"{self.paths(job_id).handle}: {error.strerror or error}") from error
+            raise RecordError(str(StoreError.about(error, self.paths(job_id).handle))) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RecordError(f"{self.paths(job_id).handle}: {error}") from error
 
@@ -268,7 +273,7 @@ class Store:
         try:
             with telling(paths.folder):
                 for stream in (paths.requests, paths.metrics, paths.events, paths.output):
-                    stream.touch()
+                    os.close(open_fd(stream, os.O_WRONLY | os.O_CREAT))
             self.write_record(record, durable=False)
         except BaseException:
             self.discard(record.job_id)
@@ -362,12 +367,13 @@ class Store:
                     if error.errno not in NO_ROOM or action not in _LAST_REQUESTS or not paths.reserve.exists():
                         raise
                     # A part of it: the running job itself takes what it can get, and needs the rest for its end.
-                    os.truncate(paths.reserve, max(0, paths.reserve.stat().st_size - _GIVEN_UP_BYTES))
+                    with opened(paths.reserve, "rb+") as reserve:
+                        reserve.truncate(max(0, reserve.seek(0, os.SEEK_END) - _GIVEN_UP_BYTES))
                     _append_whole(paths.requests, line)
 
 
 def _append_whole(path: Path, line: bytes) -> None:
-    fd = os.open(path, os.O_RDWR | os.O_APPEND)
+    fd = open_fd(path, os.O_RDWR | os.O_APPEND)
     try:
         before = os.fstat(fd).st_size
         try:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from trainkit.errors import telling
+from trainkit.errors import StoreError, telling
+from trainkit.files.opening import open_fd, opened
 from trainkit.files.plain import from_plain, to_plain
 
 _encoder = msgspec.json.Encoder()
@@ -64,7 +65,7 @@ class Appender:
     def __init__(self, path: Path) -> None:
         self.path = path
         with telling(path):
-            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            self._fd = open_fd(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
             try:
                 self._unwritten = bytearray(missing_newline(self._fd))
             except BaseException:
@@ -142,15 +143,17 @@ def tail(
         The lines as dicts, and the offset to go on from.  A torn last line is left for the next call.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             if file.seek(0, os.SEEK_END) < offset:
                 offset = 0
             file.seek(offset)
             data = file.read(limit_bytes)
             if len(data) == limit_bytes and not data.endswith(b"\n"):
                 data += file.readline()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return [], offset
+    except OSError as error:
+        raise StoreError.about(error, path) from error
     end = data.rfind(b"\n") + 1
     items = []
     for line in data[:end].splitlines():

@@ -6,11 +6,12 @@ import contextlib
 import errno
 import fnmatch
 import os
-import stat
+import shutil
 import uuid
 from pathlib import Path
 
 from trainkit.errors import telling
+from trainkit.files.opening import open_fd, opened
 from trainkit.files.streams import write_all
 
 _AT_ONCE = 1 << 16
@@ -30,7 +31,7 @@ def write_atomically(path: Path, data: bytes, *, durable: bool, private: bool = 
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with telling(path):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        fd = open_fd(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
         try:
             try:
                 write_all(fd, data)
@@ -53,15 +54,20 @@ def remove_temporary(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_whole(path: str | Path) -> bytes:
+def read_whole(path: str | Path, *, most_bytes: int | None = None) -> bytes:
     """Return what is in a file: as ``Path.read_bytes`` does, in half the time for a small one.
 
-    What only looks like a file is an ``OSError``: to open a pipe would be to wait for a writer, for ever.
+    Args:
+        path: the file; a link, a folder or a pipe is an ``OSError`` (see :mod:`trainkit.files.opening`).
+        most_bytes: refuse a file that is larger.
+
+    Raises:
+        OSError: it cannot be read.
     """
-    fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    fd = open_fd(path, os.O_RDONLY)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
+        if most_bytes is not None and (size := os.fstat(fd).st_size) > most_bytes:
+            raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than the {most_bytes:,} that are read")
         data = os.read(fd, _AT_ONCE)
         if not (more := os.read(fd, _AT_ONCE)):
             return data
@@ -69,6 +75,18 @@ def read_whole(path: str | Path) -> bytes:
             return b"".join((data, more, rest.read()))
     finally:
         os.close(fd)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file and who may read it; neither of the two may be a link.
+
+    Raises:
+        OSError: it cannot be copied.
+    """
+    with opened(source) as old:
+        readers = os.fstat(old.fileno()).st_mode & 0o666
+        with os.fdopen(open_fd(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, readers), "wb") as new:
+            shutil.copyfileobj(old, new, 1 << 20)
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainkit.api import view
-from trainkit.errors import RecordError, UnknownJobError
+from trainkit.errors import JobIdError, TrainkitError, UnknownJobError
 from trainkit.files.paths import jobs_folder
 from trainkit.files.record import Record, Status
 from trainkit.files.store import Store
@@ -97,10 +97,12 @@ class Catalogue:
             record = self.store.observe(job_id)
         except UnknownJobError:
             return None
-        except (RecordError, ValueError) as error:
+        except (TrainkitError, ValueError) as error:
             self._live.discard(job_id)
             created_at = stamp[0] / 1e9
-            return [job_id, job_id, "UNREADABLE", 0.0, str(error), "", created_at, "", "delete", None]
+            # A name that is not a job id is the file of another program, which is not deleted from here.
+            actions = "" if isinstance(error, JobIdError) else "delete"
+            return [job_id, job_id, "UNREADABLE", 0.0, str(error), "", created_at, "", actions, None]
         if record.status.terminal:
             self._live.discard(job_id)
         else:

@@ -11,7 +11,7 @@ from trainkit.api import view
 from trainkit.api.job import Job
 from trainkit.api.listing import records_of
 from trainkit.api.results import delete
-from trainkit.errors import RecordError
+from trainkit.errors import TrainkitError
 from trainkit.files.store import Store
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.feed import JobFeed, Message
@@ -143,7 +143,7 @@ class Dashboard(Panel):
     def _open_news(self, job: Job, feed: JobFeed) -> list[Message]:
         try:
             message = feed.next()
-        except RecordError as error:  # of this one job: the others stay
+        except TrainkitError as error:  # of this one job: the others stay
             self._open = None
             message = {"type": "trouble", "message": told(error)}, []
         return [] if message is None else [_wrapped(job.id, message)]

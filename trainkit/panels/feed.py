@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 
 from trainkit.api import view
-from trainkit.errors import RecordError, UnknownJobError
+from trainkit.errors import TrainkitError, UnknownJobError
 from trainkit.files.log_tail import LogTail
 from trainkit.files.modelfile import model_file
 from trainkit.files.owners import Process, is_running
@@ -256,7 +256,7 @@ class JobFeed:
         if self._parent_name is None:
             try:
                 self._parent_name = view.clean(self.store.read(parent.job_id).name)
-            except (UnknownJobError, RecordError):
+            except TrainkitError:
                 self._parent_name = "a job that is gone"
         return [
             ("branch of", f"{self._parent_name} at step {parent.step}")
@@ -289,8 +289,8 @@ class JobFeed:
         for job_id in self._rivals:
             try:
                 other = self.store.observe(job_id)
-            except (UnknownJobError, RecordError):
-                continue  # deleted or damaged: it does not run
+            except TrainkitError:
+                continue  # deleted or damaged, or not a job's record: it does not run
             older = (other.created_at, other.job_id) < (record.created_at, record.job_id)
             if older and other.name == record.name and not other.status.terminal:
                 found.append({"job_id": other.job_id, "status": str(other.status)})

@@ -17,6 +17,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from tsdownsample import MinMaxLTTBDownsampler
 
+from trainkit.errors import StoreError
+from trainkit.files.opening import opened
 from trainkit.panels.lines import Floats, Lines
 
 #: Bytes that are decoded at once: enough for speed, little enough to let other threads run in between.
@@ -121,7 +123,7 @@ class History:
     def read(self) -> bool:
         """Read what the stream has got since the last call; return whether there is anything new to draw."""
         try:
-            with open(self.path, "rb") as file:
+            with opened(self.path, "rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 if size < self._offset:  # another job's stream of the same name
                     self._become(History(self.path))
@@ -129,8 +131,10 @@ class History:
                     self._sample(file, size)
                 found = self._go_on(file)
                 return self._catch_up(file) or found
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise StoreError.about(error, self.path) from error
 
     @property
     def complete(self) -> bool:

@@ -14,7 +14,7 @@ from trainkit.errors import telling
 from trainkit.files.endings import Ending
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import EndedBy, ErrorInfo, Status
-from trainkit.files.whole import matching, write_atomically
+from trainkit.files.whole import matching, read_whole, write_atomically
 
 #: The type of error of a rank that has lost another one.
 LOST_ANOTHER = "LostRank"
@@ -56,7 +56,7 @@ def rank_ends(paths: JobPaths) -> list[RankEnd]:
         StoreError: it cannot be read.
     """
     with telling(paths.folder):
-        written = [path.read_bytes() for path in matching(paths.folder, "rank-*.end.json")]
+        written = [read_whole(path) for path in matching(paths.folder, "rank-*.end.json")]
     found = [msgspec.json.decode(data, type=RankEnd) for data in written]
     return sorted(found, key=lambda end: (end.lost, end.by_another, end.time))
 

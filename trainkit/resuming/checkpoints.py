@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import uuid
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,10 +15,11 @@ from typing import Any, BinaryIO, cast
 import msgspec
 
 from trainkit.errors import CheckpointError, ModelFileError, StoreError, telling
+from trainkit.files.opening import opened
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import CheckpointInfo
 from trainkit.files.safeload import load
-from trainkit.files.whole import read_whole, remove_temporary, sync_folder, write_atomically
+from trainkit.files.whole import copy_file, read_whole, remove_temporary, sync_folder, write_atomically
 
 #: How many hashes are kept when it is not known which of them belong to a file.
 _MOST_KNOWN = 100
@@ -110,7 +110,7 @@ def _write_temporary(path: Path, content: Any) -> tuple[Path, int, str]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     hashing: _Hashing | None = None
     try:
-        with open(temporary, "xb") as file:
+        with opened(temporary, "xb") as file:
             hashing = _Hashing(file)
             torch.save(content, cast("BinaryIO", hashing))
             file.flush()
@@ -253,7 +253,7 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:
-            shutil.copyfile(source, temporary)
+            copy_file(source, temporary)
         os.replace(temporary, target)
     finally:
         remove_temporary(temporary)  # POSIX leaves it, too, where both are names of one file already
@@ -304,10 +304,7 @@ def whole_resume(paths: JobPaths) -> tuple[Path, CheckpointInfo]:
             if not path.exists():
                 faults.append(f"{path.name} is missing")
                 continue
-            if not path.is_file():  # opening a pipe would wait for ever
-                faults.append(f"{path.name} is no file")
-                continue
-            with open(path, "rb") as file:
+            with opened(path, "rb") as file:
                 found = _digest(file)
         except OSError as error:
             faults.append(f"{path.name}: {error.strerror or error}")
@@ -332,7 +329,7 @@ def _manifest(paths: JobPaths) -> Path:
 def is_whole(path: Path, info: CheckpointInfo) -> bool:
     """Whether a file is there and is the checkpoint that it should be."""
     try:
-        with open(path, "rb") as file:
+        with opened(path, "rb") as file:
             return _digest(file) == info.sha256
     except OSError:
         return False

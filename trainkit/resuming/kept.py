@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 
 from trainkit.errors import CheckpointError
+from trainkit.files.opening import check_no_link
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import CheckpointInfo
-from trainkit.files.whole import write_atomically
+from trainkit.files.whole import matching, read_whole, write_atomically
 from trainkit.resuming.checkpoints import generation_of, is_whole, link
 
 #: How many are kept unless the run says otherwise.
@@ -47,6 +48,7 @@ class Kept:
         if not self.keep and not infos:
             return
         self._paths.checkpoints.mkdir(exist_ok=True)
+        check_no_link(self._paths.checkpoints)
         path = _file(self._paths, info)
         if not any(each.step == info.step and each.reason == BASE for each in infos):
             link(self._paths.resume, path)
@@ -84,7 +86,7 @@ class Kept:
         write_atomically(index(self._paths), msgspec.json.encode(infos), durable=False)
         self._infos = infos
         named = {_file(self._paths, info).name for info in infos}
-        for path in self._paths.checkpoints.glob("*.pt"):
+        for path in matching(self._paths.checkpoints, "*.pt"):
             if path.name not in named:
                 path.unlink()
 
@@ -128,10 +130,12 @@ def kept(paths: JobPaths) -> list[CheckpointInfo]:
         CheckpointError: their list is damaged.
     """
     try:
-        return msgspec.json.decode(index(paths).read_bytes(), type=list[CheckpointInfo])
+        return msgspec.json.decode(read_whole(index(paths)), type=list[CheckpointInfo])
     except FileNotFoundError:
         return []
-    except msgspec.DecodeError as error:
+    except OSError as error:
+        raise CheckpointError(f"{index(paths)}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{index(paths)}: {error}") from error
 
 

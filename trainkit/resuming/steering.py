@@ -17,6 +17,7 @@ from trainkit.errors import RecordError
 from trainkit.files.plain import from_plain, to_plain
 from trainkit.files.record import EndedBy
 from trainkit.files.streams import tail
+from trainkit.files.whole import read_whole, write_atomically
 
 #: A place between two steps: which loop over epochs, epoch, loop over batches within it, steps begun.
 #: Later places are greater.
@@ -54,7 +55,7 @@ class Plan(msgspec.Struct):
 
 def save_plan(path: Path, plan: Plan) -> None:
     """Write a plan, for a job that is not yet run."""
-    path.write_bytes(msgspec.json.encode(to_plain(msgspec.to_builtins(plan))) + b"\n")
+    write_atomically(path, msgspec.json.encode(to_plain(msgspec.to_builtins(plan))) + b"\n", durable=False)
 
 
 def load_plan(path: Path) -> Plan:
@@ -64,9 +65,11 @@ def load_plan(path: Path) -> Plan:
         RecordError: the file is damaged.
     """
     try:
-        return msgspec.convert(from_plain(msgspec.json.decode(path.read_bytes())), Plan)
+        return msgspec.convert(from_plain(msgspec.json.decode(read_whole(path))), Plan)
     except FileNotFoundError:
         return Plan()
+    except OSError as error:
+        raise RecordError(f"{path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: {error}") from error
 

@@ -21,7 +21,8 @@ import psutil
 
 from trainkit.errors import OptionError, RunnerError
 from trainkit.files.locks import FileLock
-from trainkit.files.owners import is_running
+from trainkit.files.opening import opened
+from trainkit.files.owners import is_running, runs_job
 from trainkit.files.record import Record
 from trainkit.files.store import Handle, Store
 from trainkit.runners import spare
@@ -67,7 +68,7 @@ def submit(
     store.write_handle(record.job_id, handle)
     environment = _environment()
     may_run = record.resources.ranks == 1 and not ticket.try_start(job_limit())
-    with open(paths.output, "ab") as output:
+    with opened(paths.output, "ab") as output:
         errand = Errand(str(store.root), record.job_id, str(ticket.path), lock.fd, ticket.fd, output.fileno())
         supervisor = _sent(spare.take(environment), errand) if may_run else None
         if supervisor is None:
@@ -127,19 +128,39 @@ def poll(store: Store, record: Record) -> bool | None:
 
 
 def kill(store: Store, record: Record) -> None:
-    """Kill the worker's whole session; the supervisor then writes how it ended."""
+    """Kill the worker's whole session; the supervisor then writes how it ended.
+
+    Raises:
+        RunnerError: it runs on another host, or the process that its handle names does not run this job.
+    """
     handle = store.handle(record.job_id)
     workers = handle.processes[1:] if handle else []
+    lock = store.paths(record.job_id).owner_lock
     for worker in workers:
         running = is_running(worker)
         if running is None:
             raise RunnerError(f"job {record.job_id!r} runs on {worker.host}; kill it there")
-        if running:
-            kill_session(worker.pid)
+        if not running:
+            continue
+        if worker.pid <= 1 or not runs_job(worker, lock):
+            if not is_running(worker):
+                continue  # it ended between the two questions
+            raise RunnerError(
+                f"process {worker.pid}, which {store.paths(record.job_id).handle} names, does not hold the lock "
+                f"of job {record.job_id!r}, so it was not killed. Were the files copied, or written by another "
+                "program? If it is the job's process after all, end it with `kill`"
+            )
+        kill_session(worker.pid)
 
 
 def kill_session(pid: int) -> None:
-    """Kill the processes of a session leader's group, also those that it has left behind."""
+    """Kill the processes of a session leader's group, also those that it has left behind.
+
+    Raises:
+        RunnerError: a process id that means more than one group, or the first process of the system.
+    """
+    if pid <= 1:
+        raise RunnerError(f"process id {pid} is not that of a job; nothing was killed")
     with contextlib.suppress(ProcessLookupError):  # the last of them ended a moment ago, as was wanted
         os.killpg(pid, signal.SIGKILL)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-
 from trainkit.api import results
-from trainkit.errors import RecordError, UnknownJobError
+from trainkit.errors import TrainkitError, UnknownJobError
 from trainkit.server.messages import (
     CheckpointsAnswer,
     DeletedAnswer,
@@ -13,8 +11,12 @@ from trainkit.server.messages import (
     JobsAnswer,
     JobsRequest,
     StatusAnswer,
+    UnreadableJob,
 )
 from trainkit.server.site import Site
+
+#: A list of jobs names no more of those that cannot be read.
+MOST_UNREADABLE = 100
 
 
 def status(site: Site, request: JobRequest) -> StatusAnswer:
@@ -23,14 +25,22 @@ def status(site: Site, request: JobRequest) -> StatusAnswer:
 
 
 def list_jobs(site: Site, request: JobsRequest) -> JobsAnswer:
-    """Return a page of the jobs, newest first.  Damaged records and links are left out."""
+    """Return a page of the jobs, newest first, and on the first page those that cannot be read."""
     store = site.roots.store(request.root)
-    found = [entry for entry in site.index.of(site.roots, store) if request.state in (None, entry.status)]
+    unreadable: dict[str, str] = {}
+    entries = site.index.of(site.roots, store, unreadable)
+    found = [entry for entry in entries if request.state in (None, entry.status)]
     page = []
     for entry in found[request.offset : request.offset + request.limit]:
-        with contextlib.suppress(UnknownJobError, RecordError):  # deleted since we looked
+        try:
             page.append(store.observe(entry.job_id))
-    return JobsAnswer(jobs=page, count=len(found))
+        except UnknownJobError:
+            continue  # deleted since we looked
+        except TrainkitError as error:
+            unreadable[entry.job_id] = str(error)
+    damaged = [UnreadableJob(job_id=job_id, message=reason) for job_id, reason in unreadable.items()]
+    first = request.state is None and request.offset == 0
+    return JobsAnswer(jobs=page, count=len(found), unreadable=damaged[:MOST_UNREADABLE] if first else [])
 
 
 def checkpoints(site: Site, request: JobRequest) -> CheckpointsAnswer:

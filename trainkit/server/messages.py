@@ -118,11 +118,22 @@ class StatusAnswer(Answer, kw_only=True):
     status: Record
 
 
+class UnreadableJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A job whose record or other files cannot be read, and why; ``job_id`` is the name of its record."""
+
+    job_id: str
+    message: str
+
+
 class JobsAnswer(Answer, kw_only=True):
-    """The records of a page of jobs, newest first, and how many there are on all pages."""
+    """The records of a page of jobs, newest first, and how many there are on all pages.
+
+    ``unreadable`` are those that cannot be read; it is empty on later pages, and where a state was requested.
+    """
 
     jobs: list[Record]
     count: int
+    unreadable: list[UnreadableJob] = []
 
 
 class CommandAnswer(Answer, kw_only=True):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from trainkit.api.job import Job
-from trainkit.errors import JobIdError, UnknownJobError
+from trainkit.errors import UnknownJobError
 from trainkit.files.paths import check_job_id, jobs_folder, models_folder
 from trainkit.files.store import Store
 from trainkit.server.problems import RefusedError
@@ -83,14 +83,6 @@ class Roots:
                 raise RefusedError(
                     403, f"{file.name} of job {job_id!r} is a link; a link among a job's files is not followed"
                 )
-
-    def readable(self, store: Store, job_id: str) -> bool:
-        """Whether :meth:`check_files` lets a job pass."""
-        try:
-            self.check_files(store, job_id)
-        except (JobIdError, UnknownJobError, RefusedError):
-            return False
-        return True
 
     def _check(self, path: Path, shown: str) -> Path:
         try:

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 
+from trainkit.files.opening import open_fd, opened_as_text
+
 class _JobOutput:
     """Where the threads of a job write.
 
@@ -94,7 +96,7 @@ _proxies: deque[_ByThread] = deque(maxlen=KEPT)
 @contextlib.contextmanager
 def captured(path: Path) -> Iterator[None]:
     """Append what the current thread, and threads that it starts, print meanwhile to a file."""
-    with open(path, "a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
+    with opened_as_text(path, "a", buffering=1, errors="backslashreplace") as file:
         output = _JobOutput(file)
         token = _output.set(output)
         _install()
@@ -110,7 +112,7 @@ def send_output_to(path: Path) -> None:
     """Append all that this process prints from here on to a file, what is printed past Python too."""
     sys.stdout.flush()
     sys.stderr.flush()
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    fd = open_fd(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
