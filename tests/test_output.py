@@ -17,13 +17,13 @@ from trainkit.runners.logging_setup import logging_setup, set_up_logging
 
 #: The last job ends in the middle of a ``print`` of the main thread, between two of its writes.
 ENDS_WITHIN_A_PRINT = """
-import io, os, sys, threading
+import io, sys, tempfile, threading
 from trainkit.training.output import captured
 
 begun, end = threading.Event(), threading.Event()
 
 def job():
-    with captured(os.devnull):
+    with tempfile.NamedTemporaryFile() as log, captured(log.name):
         begun.set()
         end.wait()
 

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-
 from trainkit.files.opening import open_fd, opened_as_text
+
 
 class _JobOutput:
     """Where the threads of a job write.
