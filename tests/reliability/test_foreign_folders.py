@@ -27,10 +27,12 @@ from trainkit.files.owners import Process, boot_id, is_owned, process, runs_job,
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import Record, Status, encode
 from trainkit.files.store import Handle, Store
+from trainkit.files.trust import STATE_VARIABLE
 from trainkit.panels.catalogue import Catalogue
 from trainkit.panels.dashboard import listing_text
 from trainkit.panels.feed import JobFeed
 from trainkit.runners import process as process_runner
+from trainkit.runners.slots import FOLDER_VARIABLE
 from trainkit.server.http import to_json
 from trainkit.server.jobs import list_jobs
 from trainkit.server.messages import JobsRequest
@@ -62,14 +64,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root with one job that has ended, of which each test gets a copy."""
     root = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRAINKIT_QUEUE", str(tmp_path_factory.mktemp("queue")))
+        patch.setenv(FOLDER_VARIABLE, str(tmp_path_factory.mktemp("queue")))
+        patch.setenv(STATE_VARIABLE, str(root / "state"))
         assert tk.submit(fit, root=root, job_id="good").wait(60) is Status.COMPLETED
     return root
 
 
 @pytest.fixture
-def foreign(finished: Path, root: Path) -> JobPaths:
+def foreign(finished: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> JobPaths:
     """A root with a good job, and a copy of it, STOPPED and resumable, for a test to spoil."""
+    monkeypatch.setenv(STATE_VARIABLE, str(finished / "state"))
     shutil.copytree(finished, root, dirs_exist_ok=True)
     good, bad = JobPaths(root, "good"), JobPaths(root, "bad")
     shutil.copytree(good.folder, bad.folder)
@@ -180,7 +184,7 @@ def looks_of(job: Job) -> list[Callable[[], Any]]:
 
 def test_a_root_behind_links_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The root, ``artifacts``, ``artifacts/jobs`` and ``models`` may be links to another disk."""
-    monkeypatch.setenv("TRAINKIT_QUEUE", str(tmp_path / "queue"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "queue"))
     real = tmp_path / "disk"
     for folder in ("artifacts", "jobs", "models", "root"):
         (real / folder).mkdir(parents=True)

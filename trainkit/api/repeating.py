@@ -14,7 +14,6 @@ from trainkit.files.paths import JobPaths, check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Parent, Record, Status
 from trainkit.files.store import Store
-from trainkit.files.whole import copy_file
 from trainkit.resuming.checkpoints import adopt
 from trainkit.resuming.kept import BASE, Kept, file_of, find, kept
 from trainkit.resuming.steering import Change, Plan, history_of, load_plan, save_plan

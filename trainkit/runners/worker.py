@@ -31,7 +31,7 @@ from trainkit.files.recorder import Recorder, SilentRecorder
 from trainkit.files.store import Store
 from trainkit.files.trust import job_key
 from trainkit.files.units import duration
-from trainkit.files.whole import read_whole, write_atomically
+from trainkit.files.whole import write_atomically
 from trainkit.ranks.deadlock import DeadlockWatch
 from trainkit.ranks.ends import LOST_ANOTHER, RankEndError, tell_rank_end
 from trainkit.ranks.group import ALONE, Ranks, is_loss_of_a_peer, join_local, unwrapped
