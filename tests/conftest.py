@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,16 +19,19 @@ from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+#: For the private key of all tests, and of the servers and kernels that they start: not that of the user.
+_state = tempfile.TemporaryDirectory(prefix="trainkit-tests-")
+os.environ[STATE_VARIABLE] = _state.name
+
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A root folder with a nasty name, where all jobs of a test go; also its own queue and its own private key."""
+    """A root folder with a nasty name, where all jobs of a test go; also its own queue with eight places."""
     folder = tmp_path / "a root; with 'odd' näme"
     folder.mkdir()
     monkeypatch.setenv(ROOT_VARIABLE, str(folder))
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "queue"))
     monkeypatch.setenv(LIMIT_VARIABLE, "8")
-    monkeypatch.setenv(STATE_VARIABLE, str(tmp_path / "state"))
     return folder
 
 

@@ -12,14 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 import trainkit as tk
-from trainkit.errors import CheckpointError, JobFailedError, OptionError, RunnerError, StoreError, TrustError
+from trainkit.api import attempts
+from trainkit.cli.commands import cli
+from trainkit.errors import (
+    CheckpointError,
+    JobFailedError,
+    OptionError,
+    RunnerError,
+    StateError,
+    StoreError,
+    TrainkitError,
+    TrustError,
+)
 from trainkit.files import trust
+from trainkit.files.locks import FileLock
 from trainkit.files.record import ErrorInfo, Record, Resources, Status
 from trainkit.files.store import Handle, Store
 from trainkit.runners import ray
+from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, adopt_task, checked_task, dump_outcome, load_outcome, read_task, write_task
+from trainkit.server import commands
+from trainkit.server.messages import JobRequest, ReplayRequest
+from trainkit.server.problems import refused
+from trainkit.server.roots import Roots
+from trainkit.server.site import Site
 
 
 class Planted:
@@ -50,8 +69,11 @@ def ended(status: Status, *, runner: str = "process", **fields: Any) -> Store:
 # --- the key -------------------------------------------------------------------------------------
 
 
-def test_the_key_is_private_and_the_same_in_every_process(root: Path, tmp_path: Path) -> None:
+def test_the_key_is_private_and_the_same_in_every_process(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The umask makes no difference."""
+    monkeypatch.setenv(trust.STATE_VARIABLE, str(tmp_path / "state"))
     before = os.umask(0)
     try:
         key = trust.job_key("x")
@@ -71,6 +93,7 @@ def test_a_key_that_others_may_know_is_not_used(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The next place is the folder of temporary files."""
+    monkeypatch.setenv(trust.STATE_VARIABLE, str(tmp_path / "state"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = tmp_path / "state" / "trainkit"
     folder.mkdir(parents=True, mode=0o700)
@@ -152,7 +175,7 @@ def test_a_pickle_of_somebody_else_is_not_loaded(
     with pytest.raises(TrustError):
         read_task(paths)
     assert not flag.exists()
-    with pytest.raises(tk.errors.StateError):  # what is planted returns nothing
+    with pytest.raises(StateError):  # what is planted returns nothing
         job.result(trust=True)
     assert flag.exists()
 
@@ -350,3 +373,101 @@ def test_a_job_goes_on_at_an_address_that_this_user_named(
     with pytest.raises(CheckpointError):
         job.resume()
     assert asked == [HEAD]
+
+
+# --- jobs on a cluster, run again from everywhere ------------------------------------------------
+
+
+@pytest.fixture
+def cluster(root: Path, contacted: list[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """A cluster that takes jobs and ends them at once: the id and the address of each."""
+    taken: list[tuple[str, str]] = []
+
+    def submit(
+        store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
+    ) -> None:
+        address = ray.address_of(record)
+        taken.append((record.job_id, address))
+        if task is not None:
+            write_task(store.paths(record.job_id), task)
+        handle.detail = ray.Place(address, f"{record.job_id}-{record.attempt}-0").detail(record.job_id)
+        store.write_handle(record.job_id, handle)
+        record.resources, record.resumable = Resources(address=address), True
+        record.status, record.finished_at = Status.STOPPED, time.time()
+        store.write_record(record, durable=False)
+        ticket.close()
+        lock.close()
+
+    monkeypatch.setattr(ray, "check", ray.address_of)
+    monkeypatch.setattr(ray, "submit", submit)
+    monkeypatch.setattr(attempts, "whole_resume", lambda paths: None)  # as if it had a checkpoint
+    return taken
+
+
+def by_shell(verb: str) -> str:
+    """Run a command; return the error."""
+    words = [verb, "x", *(["--detach"] if verb != "resume" else [])]
+    result = CliRunner().invoke(cli, words)
+    return result.stderr if result.exit_code else ""
+
+
+def by_http(verb: str) -> str:
+    """Call what is behind a route; return the error."""
+    folder = Store().root
+    site = Site(Roots(folder, folder))
+    request = (JobRequest if verb == "resume" else ReplayRequest)(job_id="x")
+    try:
+        getattr(commands, verb)(site, request)
+    except TrainkitError as error:
+        problem = refused(error, in_body=True)
+        return f"{problem.status if problem else None} {error}"
+    return ""
+
+
+def by_panel(verb: str) -> str:
+    """Do what the button does; there is one for a resume only."""
+    try:
+        getattr(tk.attach("x"), verb)()
+    except TrainkitError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("verb", ["resume", "replay"])
+@pytest.mark.parametrize("by", [by_shell, by_http, by_panel])
+def test_a_job_on_a_cluster_is_run_again_there_and_one_of_somebody_else_is_not(
+    cluster: list[tuple[str, str]],
+    another_user: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    by: Callable[[str], str],
+    verb: str,
+) -> None:
+    """The address comes from the record, also if it came from the environment of who submitted the job."""
+    monkeypatch.setenv("RAY_ADDRESS", HEAD)
+    job = tk.submit(lambda run: 5, runner="ray", job_id="x")
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert job.state is Status.STOPPED
+    assert by(verb) == ""
+    assert len(cluster) == 2
+    assert cluster[-1][1] == HEAD
+    assert (cluster[-1][0] == "x") is (verb == "resume")
+    another_user()
+    refusal = by(verb)
+    assert "not an address that you named" in refusal
+    assert by is not by_http or refusal.startswith("403 ")
+    monkeypatch.setenv("RAY_ADDRESS", HEAD)
+    assert "not written by a job of yours" in by(verb)
+    assert len(cluster) == 2
+
+
+def test_the_shell_takes_another_address_and_trusts_when_it_is_told_so(
+    cluster: list[tuple[str, str]], another_user: Callable[[], None]
+) -> None:
+    """As `address=` and `trust=True` do."""
+    tk.submit(lambda run: 5, runner="ray", job_id="x", address=HEAD)
+    another_user()
+    for verb in ("resume", "replay"):
+        words = [verb, "x", "--address", "http://other:1", "--trust", *(["--detach"] if verb != "resume" else [])]
+        assert CliRunner().invoke(cli, words).exit_code == 0
+        assert cluster[-1][1] == "http://other:1"
+    assert by_shell("replay") == "", "from now on the job is this user's own"

@@ -183,7 +183,7 @@ def test_a_token_lets_in_and_what_the_cluster_does_not_know_is_interrupted(
         handle = job.store.handle(job.id)
         assert handle is not None
         handle.processes = [Process(1, 1.0, "another boot", "another host")]
-        handle.detail["submission_id"] = "nobody-knows-it"
+        handle.detail = runner.Place(address, f"{job.id}-2-unknown").detail(job.id)
         job.store.write_handle(job.id, handle)
         eventually(lambda: runner.poll(job.store, record) is False, within_s=60)
         assert job.state is Status.INTERRUPTED

@@ -133,7 +133,7 @@ def test_a_cluster_that_gives_no_answer_is_unknown_and_never_lost(
     record.process_started_at = 1.0
     store.write_record(record, durable=False)
     for number in range(3):
-        detail = {"address": nobody, "submission_id": f"out-of-reach-{number}-{nobody}"}
+        detail = runner.Place(nobody, f"sent-{number}-out-of-reach").detail("sent")
         away = [Process(1, 1.0, "another boot", "another host")]
         store.write_handle("sent", Handle(runner="ray", processes=away, detail=detail))
         assert runner.poll(store, record) is None

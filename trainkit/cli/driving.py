@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainkit.cli.exits import Exit, echo_json
-from trainkit.cli.group import answers, complete_id, job_id_argument
+from trainkit.cli.group import again, answers, complete_id, job_id_argument
 
 if TYPE_CHECKING:
     from trainkit.api.job import Job
@@ -83,21 +83,24 @@ def pause(job_id: str | None, root: str | None, as_json: bool) -> int:
 @click.command()
 @job_id_argument
 @click.option("--lost", is_flag=True, help="its machine is gone, which nobody can tell from here")
+@again
 @answers
-def resume(job_id: str | None, root: str | None, as_json: bool, lost: bool) -> int:
+def resume(
+    job_id: str | None, root: str | None, as_json: bool, lost: bool, address: str | None, trust: bool
+) -> int:
     """Let a job go on from where it was.
 
     A paused job goes on at once.  One that was stopped, failed or interrupted starts a new attempt from its
-    last checkpoint, in a process of its own.
+    last checkpoint, on its cluster or in a process of its own.
     """
-    return _drive(
-        job_id,
-        root,
-        as_json,
-        "resume",
+    from trainkit.runners import outliving
+
+    def go_on(job: Job) -> None:
         # A thread of this command would end with it.
-        lambda job: job.resume(runner="process" if lost or job.done() else None, lost=lost),
-    )
+        runner = outliving(job.store.read(job.id).runner) if lost or job.done() else None
+        job.resume(runner=runner, lost=lost, address=address, trust=trust)
+
+    return _drive(job_id, root, as_json, "resume", go_on)
 
 
 @click.command()

@@ -83,16 +83,25 @@ _NAMED = (
 )
 
 
+def again(command: Command) -> Command:
+    """Give a command what running the function in a job's files takes."""
+    command = click.option(
+        "--trust", is_flag=True, help="Run the function in the job's folder although no job of yours wrote it."
+    )(command)
+    return click.option(
+        "--address", metavar="URL", help="Of the Ray cluster's dashboard, instead of the one that the job had."
+    )(command)
+
+
 def repeats(command: Callable[..., int]) -> Callable[..., int]:
     """Give a command what starting a job from another one takes; it gets that as ``how``."""
     runner = click.option(
         "--runner",
-        type=click.Choice(["process", "thread"]),
-        default="process",
-        show_default=True,
-        help="In a process of its own, which outlives this command; or in a thread of it.",
+        type=click.Choice(["process", "thread", "ray"]),
+        help="In a process of its own, which outlives this command; in a thread of it; or on a Ray cluster. "
+        "Without it on the cluster that the job had, else in a process.",
     )
-    return _starting(command, (*_NAMED, runner), ("name", "job_id"))
+    return again(_starting(command, (*_NAMED, runner), ("name", "job_id")))
 
 
 def starts(command: Callable[..., int]) -> Callable[..., int]:

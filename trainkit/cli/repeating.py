@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from trainkit.cli.exits import Exit, echo_json
 from trainkit.cli.group import Start, answers, complete_id, job_id_argument, repeats
 from trainkit.cli.starting import start
+
+if TYPE_CHECKING:
+    from trainkit.api.job import Job
 
 
 @click.command()
@@ -34,19 +39,25 @@ def checkpoints(job_id: str | None, root: str | None, as_json: bool) -> int:
 @click.command()
 @click.argument("old", metavar="[ID]", required=False, shell_complete=complete_id)
 @repeats
-def replay(old: str | None, how: Start) -> int:
+def replay(old: str | None, how: Start, address: str | None, trust: bool) -> int:
     """Run a job that is over once more, with every live change at its step, and watch it."""
     from trainkit.api.listing import attach
 
     job = attach(old, root=how.root)
-    return start(how, lambda: job.replay(runner=how.runner, **how.options))
+    return start(how, lambda: job.replay(runner=_runner(job, how), address=address, trust=trust, **how.options))
+
+
+def _runner(job: Job, how: Start) -> str:
+    from trainkit.runners import outliving
+
+    return how.runner or outliving(job.store.read(job.id).runner)
 
 
 @click.command()
 @click.argument("words", metavar="[ID] [KEY=VALUE]...", nargs=-1)
 @click.option("--step", type=int, help="Of which checkpoint; without it the newest. See trainkit checkpoints.")
 @repeats
-def branch(words: tuple[str, ...], step: int | None, how: Start) -> int:
+def branch(words: tuple[str, ...], step: int | None, how: Start, address: str | None, trust: bool) -> int:
     """Go on from a checkpoint of a job in a new job, with other parameters, and watch it.
 
     \b
@@ -57,10 +68,11 @@ def branch(words: tuple[str, ...], step: int | None, how: Start) -> int:
 
     old, rest = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
     params = parse_values(rest)
-    if own := sorted({"step", "runner", "name", "job_id"} & params.keys()):
+    if own := sorted({"step", "runner", "name", "job_id", "address", "trust"} & params.keys()):
         raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
     job = attach(old, root=how.root)
-    return start(how, lambda: job.branch(step=step, runner=how.runner, **how.options, **params))
+    where: dict[str, Any] = {"runner": _runner(job, how), "address": address, "trust": trust}
+    return start(how, lambda: job.branch(step=step, **where, **how.options, **params))
 
 
 @click.command(name="verify-resume")

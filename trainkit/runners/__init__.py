@@ -63,6 +63,18 @@ class Runner(Protocol):
         """
 
 
+def outliving(name: str | None) -> str:
+    """Return the runner for another attempt or a copy of a job, started by a process that may soon end.
+
+    Args:
+        name: the runner that the job had.
+
+    >>> outliving("thread"), outliving("ray")
+    ('process', 'ray')
+    """
+    return "process" if name is None or name == "thread" else name
+
+
 def runner(name: str) -> Runner:
     """Return a runner by its name.
 

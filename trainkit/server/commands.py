@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trainkit.api import repeating
 from trainkit.api.job import Job
+from trainkit.runners import outliving
 from trainkit.server.messages import (
     BranchRequest,
     CommandAnswer,
@@ -37,14 +38,17 @@ def pause(site: Site, request: JobRequest) -> CommandAnswer:
 
 
 def resume(site: Site, request: JobRequest) -> CommandAnswer:
-    """Let a job go on: at once if it is paused; if it is over, as a new attempt, which runs in a process."""
+    """Let a job go on: at once if it is paused, else as a new attempt, on its cluster or in a process.
+
+    A function that no job of this user wrote is not run: that takes Python or the command line.
+    """
     job = _job(site, request)
     if not job.done():
         job.resume()
         return _answer(job)
     with site.launching:
         site.refuse_one_more()
-        job.resume(runner="process")
+        job.resume(runner=_runner(job))
     return _answer(job)
 
 
@@ -63,22 +67,27 @@ def set_params(site: Site, request: SetRequest) -> CommandAnswer:
 
 
 def replay(site: Site, request: ReplayRequest) -> Reply:
-    """Run a job that is over once more, with every live change at its step, in a process."""
+    """Run a job that is over once more, with every live change at its step, on its cluster or in a process."""
     job = _job(site, request)
     with site.launching:
         site.refuse_one_more()
-        return _started(site, job.replay(runner="process", name=request.name))
+        return _started(site, job.replay(runner=_runner(job), name=request.name))
 
 
 def branch(site: Site, request: BranchRequest) -> Reply:
-    """Go on from a checkpoint of a job in a new job, with other parameters, in a process."""
+    """Go on from a checkpoint of a job in a new job, with other parameters, on its cluster or in a process."""
     job = _job(site, request)
     with site.launching:
         site.refuse_one_more()
         new_id = repeating.branch(
-            job.store, job.id, request.params, step=request.step, runner="process", name=request.name
+            job.store, job.id, request.params, step=request.step, runner=_runner(job), name=request.name
         )
         return _started(site, Job(new_id, job.store))
+
+
+def _runner(job: Job) -> str:
+    """Return where a job is run again: it should not end with the server."""
+    return outliving(job.store.read(job.id).runner)
 
 
 def _started(site: Site, job: Job) -> Reply:

@@ -19,6 +19,7 @@ from trainkit.errors import (
     TableError,
     TaskError,
     TrainkitError,
+    TrustError,
     UnknownJobError,
 )
 from trainkit.server.messages import Problem
@@ -82,6 +83,7 @@ _STATUS: dict[type[Exception], int] = {
     MissingExtraError: 409,
     TableError: 422,
     TaskError: 422,
+    TrustError: 403,
     TrainkitError: 503,  # the rest: a lock that somebody holds
     PermissionError: 403,
 }
