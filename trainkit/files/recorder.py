@@ -15,6 +15,7 @@ import copy
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,6 +38,10 @@ HEARTBEAT_S = 1.0
 _SPEED_WINDOW_S = 10.0
 #: So many bytes before the next request are compared, to see whether the file was replaced meanwhile.
 _COMPARED_BYTES = 64
+
+
+#: Those of this process.
+_recorders: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 class Recorder:
@@ -87,6 +92,9 @@ class Recorder:
         self._speed: deque[tuple[float, int]] = deque()
         self._complained: set[str] = set()
         self._troubled = False
+        #: Whether this is a forked child of the process that owns the job, and may write nothing.
+        self.forked = False
+        _recorders.add(self)
 
     # --- what the owner says ---------------------------------------------------------------------
 
@@ -335,6 +343,14 @@ class Recorder:
         self.metrics.close()
         self._events.close()
 
+    def fall_silent(self) -> None:
+        """Write nothing from here on, in a forked child: the files of the job are its parent's."""
+        self.forked = True
+        self._guard = threading.RLock()  # the other one may be held by a thread that this process does not have
+        self.detach()
+        self._events = _Nowhere(self._events.path)
+        self.__class__ = SilentRecorder
+
     # --- details ---------------------------------------------------------------------------------
 
     def _set(self, fields: Mapping[str, Any]) -> None:
@@ -454,3 +470,12 @@ class SilentRecorder(Recorder):
 
     def _write(self, *, durable: bool) -> None:
         pass
+
+
+def _silence_in_forked_child() -> None:
+    for recorder in list(_recorders):
+        recorder.fall_silent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_silence_in_forked_child)

@@ -39,7 +39,7 @@ from trainkit.resuming.checkpoints import save_model, take_up
 from trainkit.resuming.kept import Kept
 from trainkit.resuming.randomness import random_numbers
 from trainkit.resuming.steering import history_of, load_plan
-from trainkit.runners.orphans import die_with_parent
+from trainkit.runners.orphans import die_with_parent, ending_forked_children
 from trainkit.runners.outcomes import Outcome
 from trainkit.runners.task import Task, dump_outcome, read_task
 from trainkit.training.boundary import StopRun
@@ -200,7 +200,10 @@ def _run_to_the_end(run: Run, recorder: Recorder, task: Task, outcome: Outcome, 
 def _call(run: Run, recorder: Recorder, task: Task, outcome: Outcome) -> bool:
     """Call the function; return whether it was cut, rather than came to its own end."""
     try:
-        with random_numbers(recorder.record, warn=run.warn, note=lambda told: recorder.note(randomness=told)):
+        with (
+            random_numbers(recorder.record, warn=run.warn, note=lambda told: recorder.note(randomness=told)),
+            ending_forked_children(),
+        ):
             outcome.value = task.function(run, **task.arguments)
         outcome.returned = True
         if (stopped := run.stopped) and run.tracked:

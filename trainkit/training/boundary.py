@@ -94,6 +94,9 @@ class Boundary:
         """
         control, place, history = self._control, self._place, self._history
         control.attention = False
+        if self._recorder.forked:
+            place.wake_at = math.inf
+            return False  # what was requested of the job is for the parent of this process
         if place.passing_over:
             return self._attend_on_the_way_back()
         while history.coming and place.position >= history.coming[0].at:
@@ -172,6 +175,8 @@ class Boundary:
         Args:
             reason: why the checkpoint is to be kept longer than others.
         """
+        if self._recorder.forked:
+            return  # the checkpoints are those of the parent
         begun_at = self._recorder.clock()
         best = self._recorder.record.best
         if reason is None and best is not None and best != self._best_saved:
