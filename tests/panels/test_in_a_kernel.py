@@ -52,10 +52,11 @@ class Kernel:
         give_up_at = time.monotonic() + 60
         while time.monotonic() < give_up_at:
             message = self.client.get_iopub_msg(timeout=60)
-            found.append({"type": message["msg_type"], **message["content"]})
+            parent = message["parent_header"].get("msg_id")
+            found.append({"type": message["msg_type"], "parent": parent, **message["content"]})
             assert message["msg_type"] != "error", message["content"]["traceback"]
             idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
-            mine = message["parent_header"].get("msg_id") == request["header"]["msg_id"]
+            mine = parent == request["header"]["msg_id"]
             if (idle and mine) if until == "status" else (message["msg_type"] == until):
                 return found
         raise TimeoutError(f"no {until} within 60 s")
@@ -160,3 +161,107 @@ def test_a_tab_that_was_closed_is_not_fed_for_ever(kernel: Kernel) -> None:
     comes_back = "panel._receive(panel, {'type': 'hello'}, [])\nprint(panels())"
     assert printed(kernel, comes_back) == "['trainkit-panels']\n"
     kernel.run("job.stop(); job.wait(); panel.close()", front_end=True)
+
+
+LIVE_PLOT = """
+import threading, time, warnings, trainkit as tk
+import matplotlib.pyplot as plt
+from IPython.display import HTML, clear_output, display
+go_on, drawn = threading.Event(), threading.Event()
+def live(run):
+    for epoch in run.epochs(3):
+        clear_output(wait=True)
+        plt.plot([1, 2, epoch])
+        plt.show()
+        display(HTML(f"epoch {epoch}"))
+        thread = threading.Thread(target=display, args=(f"thread {epoch}",))
+        thread.start(), thread.join()
+    plt.figure()
+    drawn.set()
+    go_on.wait(20)
+    return plt.get_fignums()
+"""
+
+
+def places(messages: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what was displayed in each place, as front ends follow it."""
+    found: dict[str, list[str]] = {}
+    for message in messages:
+        if message["type"] in ("display_data", "update_display_data"):
+            data = message["data"]
+            shown = "picture" if "image/png" in data else data.get("text/html", data.get("text/plain", ""))
+            found.setdefault(message["transient"].get("display_id", ""), []).append(shown)
+    return found
+
+
+def test_what_a_job_displays_and_clears_leaves_its_panel_alone(kernel: Kernel) -> None:
+    """It comes below the cell that started the job, in places that are taken again; the cell is not cleared."""
+    kernel.run(LIVE_PLOT, front_end=True)
+    launching = kernel.run("job = tk.submit(live); display('panel'); x = drawn.wait(20)", front_end=True)
+    another = kernel.run("plt.plot([1]); plt.gcf().number", front_end=True)
+    last = kernel.run("go_on.set(); job.wait(); (job.result(), plt.get_fignums(), job.logs())", front_end=True)
+    assert not of(launching + another + last, "clear_output")
+    shown = places(launching)
+    assert len(shown) == 4, shown
+    assert shown.pop("") == ["'panel'"]
+    assert list(shown.values()) == [
+        ["picture"] * 3,
+        [f"epoch {epoch}" for epoch in range(3)],
+        [f"'thread {epoch}'" for epoch in range(3)],
+    ]
+    assert len(of(launching, "display_data")) == 4, "what follows a clear_output is an update in the same place"
+    assert places(another) == {"": ["picture"]}, "the figure that the job has open is not shown by another cell"
+    assert of(last, "execute_result")[-1]["data"]["text/plain"] == "([1], [], '')"
+
+
+def test_clear_output_empties_the_places_of_a_job(kernel: Kernel) -> None:
+    kernel.run(LIVE_PLOT, front_end=True)
+    code = """
+def clears(run):
+    display("one"); display("two")
+    clear_output()
+    display("three")
+    handle = display("four", display_id=True)
+    handle.update("five")
+    clear_output(wait=True)
+    display("six")
+def waits(run):
+    display("last picture")
+    clear_output(wait=True)
+for function in (clears, waits):
+    job = tk.submit(function); job.result()
+    while job.id in str(threading.enumerate()): time.sleep(0.01)
+"""
+    shown = places(kernel.run(code, front_end=True))
+    assert list(shown.values()) == [
+        ["'one'", "", "'three'", "'six'"],
+        ["'two'", ""],
+        ["'four'", "'five'", ""],
+        ["'last picture'"],
+    ]
+
+
+def test_displays_of_a_thread_name_the_cell_that_started_the_job(kernel: Kernel) -> None:
+    """Also of threads that the job starts, while another cell runs; and also of a job that a job starts."""
+    kernel.run(LIVE_PLOT, front_end=True)
+    code = """
+def inner(run):
+    display("inner")
+def fit(run):
+    go_on.wait(20)
+    thread = threading.Thread(target=display, args=("of a thread",))
+    thread.start(), thread.join()
+    tk.submit(inner).result()
+go_on = threading.Event(); job = tk.submit(fit)
+"""
+    started = kernel.run(code, front_end=True)
+    kernel.client.shell_channel.send(
+        kernel.client.session.msg("execute_request", {"code": "go_on.set(); job.result()", "silent": False})
+    )
+    parents = {}
+    while len(parents) < 2:
+        message = kernel.client.get_iopub_msg(timeout=60)
+        if message["msg_type"] == "display_data":
+            parents[message["content"]["data"]["text/plain"]] = message["parent_header"]["msg_id"]
+    assert set(parents) == {"'of a thread'", "'inner'"}
+    assert set(parents.values()) == {of(started, "execute_input")[0]["parent"]}

@@ -30,6 +30,7 @@ from trainkit.runners.queueing import wait_in_queue
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, read_task, write_task
 from trainkit.runners.worker import work
+from trainkit.training.displays import note_cell
 from trainkit.training.output import captured
 
 #: How long an ending kernel waits for its jobs to save.
@@ -66,6 +67,7 @@ def submit(
     # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
     # LookupError without it), and it is a copy, so that nothing set there comes back into the notebook.
     context = contextvars.copy_context()
+    context.run(note_cell)
     over = threading.Event()
     permission: queue.SimpleQueue[bool] = queue.SimpleQueue()
     thread = threading.Thread(

@@ -15,12 +15,13 @@ import functools
 import os
 import sys
 import threading
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from trainkit.files.opening import open_fd, opened_as_text
+from trainkit.training.displays import Displays, FiguresApart, displays_here, publisher_classes, pyplot_registry
 
 
 class _JobOutput:
@@ -28,12 +29,16 @@ class _JobOutput:
 
     Attributes:
         file: the log; None once the job has ended: what is printed later goes where it would without the job.
+        displays: where they display; None outside a kernel.
+        figures: of pyplot, that they have open.
     """
 
-    __slots__ = ("file",)
+    __slots__ = ("displays", "figures", "file")
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, displays: Displays | None) -> None:
         self.file: TextIO | None = file
+        self.displays = displays
+        self.figures: OrderedDict[int, Any] = OrderedDict()
 
 
 _output: contextvars.ContextVar[_JobOutput | None] = contextvars.ContextVar("trainkit_output", default=None)
@@ -96,14 +101,18 @@ _proxies: deque[_ByThread] = deque(maxlen=KEPT)
 @contextlib.contextmanager
 def captured(path: Path) -> Iterator[None]:
     """Append what the current thread, and threads that it starts, print meanwhile to a file."""
+    displays = displays_here()
     with opened_as_text(path, "a", buffering=1, errors="backslashreplace") as file:
-        output = _JobOutput(file)
+        output = _JobOutput(file, displays)
         token = _output.set(output)
         _install()
         try:
             yield
         finally:
             _output.reset(token)
+            if displays is not None:
+                with contextlib.suppress(Exception), _apart():  # the kernel may be about to end; the job has
+                    displays.end()
             _remove()
             output.file = None
 
@@ -130,6 +139,11 @@ def _install() -> None:
                 _replace(stream, "flush", _routed_flush)
         _replace(threading.Thread, "start", _start_within)
         _replace(concurrent.futures.ThreadPoolExecutor, "submit", _submit_within)
+        for publisher in publisher_classes():
+            _replace(publisher, "publish", functools.partial(_displayed_within, "publish"))
+            _replace(publisher, "clear_output", functools.partial(_displayed_within, "clear_output"))
+        if (registry := pyplot_registry()) is not None:
+            _replace(registry, "figs", _figures_apart)
 
 
 def _proxy(usual: TextIO) -> TextIO:
@@ -161,19 +175,19 @@ _replaced: list[tuple[Any, str, Any, Any]] = []
 _NOTHING = object()
 
 
-def _replace(owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Let an object or a class have another function under a name, until the last job has ended."""
+def _replace(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Let an object or a class have something else under a name, until the last job has ended."""
     if any(each is owner and of == name for each, of, _, _ in _replaced):
         return
     own = vars(owner).get(name, _NOTHING) if hasattr(owner, "__dict__") else _NOTHING
-    function = make(getattr(owner, name))
+    replacement = make(getattr(owner, name))
     with contextlib.suppress(AttributeError, TypeError):  # a stream that takes no attributes stays as it is
-        setattr(owner, name, function)
-        _replaced.append((owner, name, function, own))
+        setattr(owner, name, replacement)
+        _replaced.append((owner, name, replacement, own))
 
 
-def _put_back(owner: Any, name: str, function: Any, own: Any) -> None:
-    if vars(owner).get(name) is not function:
+def _put_back(owner: Any, name: str, replacement: Any, own: Any) -> None:
+    if vars(owner).get(name) is not replacement:
         return  # somebody else has replaced it, too
     if own is _NOTHING:
         delattr(owner, name)
@@ -237,5 +251,37 @@ def _call_within(output: _JobOutput | None, function: Callable[..., Any], /, *ar
     token = _output.set(output)
     try:
         return function(*args, **kwargs)
+    finally:
+        _output.reset(token)
+
+
+def _displayed_within(name: str, usual: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what a job displays, or clears, be so in the places of the job."""
+
+    @functools.wraps(usual)
+    def within(publisher: Any, *args: Any, **kwargs: Any) -> Any:
+        output = _output.get()
+        if output is None or output.displays is None:
+            return usual(publisher, *args, **kwargs)
+        with _apart():
+            return getattr(output.displays, name)(*args, **kwargs)
+
+    return within
+
+
+def _figures_apart(usual: OrderedDict[int, Any]) -> FiguresApart:
+    def mine() -> OrderedDict[int, Any]:
+        output = _output.get()
+        return usual if output is None else output.figures
+
+    return FiguresApart(mine)
+
+
+@contextlib.contextmanager
+def _apart() -> Iterator[None]:
+    """Work for no job."""
+    token = _output.set(None)
+    try:
+        yield
     finally:
         _output.reset(token)
