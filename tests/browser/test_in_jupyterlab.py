@@ -350,3 +350,43 @@ def test_the_bell(notebook: Opened, granted: bool) -> None:
         nb.page.wait_for_function("() => document.title === '● fit: stopped'")
         nb.page.evaluate("() => window.dispatchEvent(new Event('focus'))")
         assert "stopped" not in nb.page.title()
+
+
+LIVE_PLOT = """
+import sys, threading, time, trainkit as tk
+import matplotlib.pyplot as plt
+from IPython.display import clear_output
+go_on = threading.Event()
+def live(run):
+    print("loss 0.25")
+    for epoch in run.epochs(4):
+        run.log(loss=1 / (epoch + 1))
+        sys.stderr.write(f"\\r{epoch + 1}/4 epochs")
+        plt.plot([1, 2, epoch + 1])
+        plt.title(f"epoch {epoch + 1}")
+        clear_output(wait=True)
+        plt.show()
+    go_on.wait(60)
+"""
+
+
+def test_a_live_plot_of_a_job_comes_below_its_panel(notebook: Opened) -> None:
+    """It takes its own place again and again; the panel and the cells that run meanwhile stay as they are."""
+    nb = notebook([LIVE_PLOT, "job = tk.submit(live)\njob", "'another cell'", "go_on.set()"])
+    nb.run(0)
+    nb.run(1)
+    panel = nb.output(1).locator(".tk-monitor")
+    state(panel, "Running")
+    nb.run(2)
+    expect(panel.locator(".tk-output").last).to_contain_text("4/4 epochs", timeout=30_000)
+    until(lambda: nb.output(1).locator("img").count() == 1)
+    (data,) = [output["data"]["text/plain"] for output in nb.outputs(2)]
+    assert data == "'another cell'"
+    panel.locator("details.tk-output summary").last.click()
+    expect(panel.locator("details.tk-output").last.locator("pre")).to_have_text("loss 0.25\n4/4 epochs")
+    assert len(nb.outputs(1)) == 2
+    nb.run(3)
+    expect(nb.output(1).locator("img")).to_have_count(2, timeout=60_000)
+    panels, plots = nb.outputs(1)
+    assert sorted(panels["data"]) == ["text/html", "text/plain"]
+    assert sorted(plots["data"]) == ["image/png", "text/plain"]
