@@ -22,6 +22,7 @@ import trainkit as tk
 from trainkit.files.record import Record, Status
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Store
+from trainkit.training.run import Run
 from trainkit.watching import gradients, loading, watcher
 from trainkit.watching.gradients import GradientNorm, gradient_norm
 from trainkit.watching.loading import Stopwatch
@@ -48,6 +49,119 @@ def words_about(values: list[float], name: str = "loss") -> list[Word]:
         non_finite = {} if math.isfinite(value) else {name: step}
         found += divergence.hear(step, {name: value}, non_finite)
     return found
+
+
+GROWING = [0.1 * 1.2**step for step in range(60)]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "kl_loss",
+        "loss_kl",
+        "loss/kl",
+        "train/kl_loss",
+        "klLoss",
+        "reg_loss",
+        "l2_loss",
+        "aux_loss",
+        "commitment_loss",
+        "loss_scale",
+        "loss_weight",
+        "kl_weight",
+        "beta",
+        "lr",
+        "learning_rate",
+        "tokens",
+        "reward",
+        "perplexity",
+        "penalty",
+        "weight_norm",
+        "val_loss",
+        "val/loss",
+        "loss_val",
+        "valid_loss",
+        "eval_loss",
+        "test_loss",
+        "dev/loss",
+        "elbo",
+    ],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_grows_while_the_loss_falls_is_not_called_divergence(name: str, alone: bool) -> None:
+    """A term with a warm-up, a schedule, a counter, or a loss on rows that are not trained on."""
+    divergence = Divergence()
+    for step, value in enumerate(GROWING, 1):
+        loss = {} if alone else {"loss": 100.0 / step}
+        assert divergence.hear(step, {**loss, name: value}, {}) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "loss",
+        "Loss",
+        "train_loss",
+        "train/loss",
+        "loss/train",
+        "training_loss",
+        "trainloss",
+        "total_loss",
+        "loss_total",
+        "train/total_loss",
+        "totalLoss",
+        "train_loss_step",
+        "train_loss_epoch",
+        "batch_loss",
+        "running_loss",
+        "avg_loss",
+        "loss_0",
+    ],
+)
+def test_the_whole_loss_is_watched_under_any_of_its_names(name: str) -> None:
+    divergence = Divergence()
+    words = [
+        word
+        for step, value in enumerate(GROWING, 1)
+        for word in divergence.hear(step, {"kl_loss": 1.0, name: value}, {})
+    ]
+    assert {word.cause for word in words} == {f"growing: {name}"}
+
+
+def test_the_only_loss_of_a_run_may_be_named_after_its_criterion() -> None:
+    """With another loss beside it, it is a part, and nobody knows whether the sum grows."""
+    assert {word.cause for word in words_about(GROWING, "mse_loss")} == {"growing: mse_loss"}
+    divergence = Divergence()
+    for step, value in enumerate(GROWING, 1):
+        assert divergence.hear(step, {"mse_loss": value, "ce_loss": 100.0 / step}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "warns"), [("kl_loss", "min", True), ("reward", "max", False), ("val/ppl", "min", False)]
+)
+def test_the_metric_that_was_named_as_the_one_to_minimise_is_watched(name: str, mode: str, warns: bool) -> None:
+    divergence = Divergence()
+    divergence.watched = (name, mode)
+    words = [word for step, value in enumerate(GROWING, 1) for word in divergence.hear(step, {name: value}, {})]
+    assert bool(words) is warns
+
+
+def test_the_choice_of_a_run_reaches_the_rules(root: Path) -> None:
+    """run.best names the metric that is minimised, under whatever name."""
+    store = Store(root)
+    record = Record(job_id="a", name="a", status=Status.RUNNING, runner="thread")
+    lock = store.create(record)
+    recorder = Recorder(store, record)
+    run = Run(recorder, {})
+    recorder.metrics.on_metrics = Watcher(recorder, run.stopwatch, run.gradients).hear
+    run.best("objective")
+    for value in GROWING:
+        run.log(objective=value, kl_loss=value)
+        recorder.metrics.drain()
+    recorder.detach()
+    lock.close()
+    assert recorder.warns_of("growing: objective")
+    assert not recorder.warns_of("growing: kl_loss")
 
 
 def test_a_loss_that_explodes_is_told_before_it_is_infinite() -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import trainkit as tk
 from tests.reliability import loops
-from trainkit.api.probe import Seen
+from trainkit.api.probe import Probe, Seen
 from trainkit.api.verifying import _cause, _differences, _how_far, _is_plain
 from trainkit.errors import OptionError
+from trainkit.files.record import Record, Status
+from trainkit.files.recorder import Recorder
+from trainkit.files.store import Store
 from trainkit.tabular import train_function
+from trainkit.training.run import Run
 
 
 @pytest.mark.usefixtures("root")
@@ -114,3 +120,29 @@ def test_the_command_answers_by_its_exit_code(root: Path) -> None:
         done = subprocess.run(words, capture_output=True, text=True, cwd=here)
         assert done.returncode == code, done.stderr
         assert json.loads(done.stdout)["equal"] is (code == 0)
+
+
+def test_the_loop_that_is_verified_may_log_and_iterate_as_any_other(root: Path) -> None:
+    """The probe's stand-ins take what the methods of the run take, a mapping of metrics among them."""
+    store = Store(root)
+    record = Record(job_id="a", name="a", status=Status.RUNNING, runner="thread")
+    lock = store.create(record)
+    recorder = Recorder(store, record)
+    logged: list[dict[str, float]] = []
+
+    def fit(run: Any) -> None:
+        for name in ("epochs", "batches", "log"):
+            own = inspect.signature(getattr(Run, name)).parameters.values()
+            assert [(each.name, each.kind) for each in own if each.name != "self"] == [
+                (each.name, each.kind) for each in inspect.signature(getattr(run, name)).parameters.values()
+            ]
+        run.track(model=torch.nn.Linear(1, 1))
+        for _ in run.epochs(2):
+            for _ in run.batches([1, 2]):
+                run.log({"train/loss": 1.0}, more=2.0)
+        logged.extend(dict(line[3]) for line in recorder.metrics.pending)
+
+    Probe(fit, 100, [], str(root / "seen.pkl"))(Run(recorder, {}))
+    recorder.detach()
+    lock.close()
+    assert logged == [{"train/loss": 1.0, "more": 2.0}] * 4

@@ -78,8 +78,10 @@ class Probe:
             yield from epochs(count)
             self._note(run, sys._getframe(1))
 
-        def watched_log(*, step: int | None = None, **values: Any) -> None:
-            log(step=step, **values)
+        def watched_log(
+            more: Mapping[str, Any] | None = None, /, *, step: int | None = None, **values: Any
+        ) -> None:
+            log(more, step=step, **values)
             if run._place.steps_by_log:
                 self._after_step(run, sys._getframe(1))
 

@@ -60,10 +60,21 @@ def taken(value: Any) -> Any:
     >>> taken(np.array([0.5]))
     0.5
     """
-    if type(value) in _AS_THEY_ARE:
-        return value
     try:
-        return _taken(value)
+        on_cpu = getattr(value, "is_cpu", None)
+        if on_cpu is None:
+            return value if type(value) in _AS_THEY_ARE else _taken_of_array(value)
+        if value.numel() != 1:
+            return value
+        if on_cpu:
+            return value.item()
+        # A copy on the same stream; the recorder's thread waits for it, the training does not.
+        copy = value.detach().clone()
+        if not value.is_cuda:
+            return OnDevice(copy)
+        import torch
+
+        return OnDevice(copy, torch.cuda.current_stream(value.device))
     except BaseException as error:
         # In the main thread an interrupt may come at any instant, and has nothing to do with the value.
         if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
@@ -75,24 +86,11 @@ def taken(value: Any) -> Any:
 _AS_THEY_ARE = frozenset({int, bool, str, type(None)})
 
 
-def _taken(value: Any) -> Any:
-    on_cpu = getattr(value, "is_cpu", None)
-    if on_cpu is None:
-        # An array may change before it is written; numpy's numbers come this way too.
-        if getattr(value, "size", None) == 1 and hasattr(value, "item"):
-            return value.item()
-        return float(value) if hasattr(value, "__float__") and not hasattr(value, "shape") else value
-    if value.numel() != 1:
-        return value
-    if on_cpu:
+def _taken_of_array(value: Any) -> Any:
+    # An array, or an object of the user's, may change before it is written; numpy's numbers come this way too.
+    if getattr(value, "size", None) == 1 and hasattr(value, "item"):
         return value.item()
-    # A copy on the same stream; the recorder's thread waits for it, the training does not.
-    copy = value.detach().clone()
-    if not value.is_cuda:
-        return OnDevice(copy)
-    import torch
-
-    return OnDevice(copy, torch.cuda.current_stream(value.device))
+    return float(value) if hasattr(value, "__float__") and not hasattr(value, "shape") else value
 
 
 def fetched(values: Iterable[OnDevice]) -> dict[int, Any]:

@@ -6,7 +6,9 @@ nothing does not read the next warning.
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections import deque
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -102,15 +104,20 @@ class Growth:
 class Divergence:
     """What the logged numbers tell.
 
+    Only the loss that is minimised can diverge: a part of it, such as a term with a warm-up, may grow meanwhile.
+
     Attributes:
         hears_gradients: whether the run logs a norm of its gradients itself.
+        watched: the metric that the best step is told by, and its mode.
     """
 
     def __init__(self) -> None:
         self._growth: dict[str, Growth] = {}
         self._undefined: dict[str, int] = {}
         self._told: set[str] = set()
+        self._losses: set[str] = set()
         self.hears_gradients = False
+        self.watched: tuple[str, str] = ("", "min")
 
     def hear(self, step: int, numbers: Mapping[str, float], non_finite: Mapping[str, int]) -> list[Word]:
         """Judge what was logged since the last call.
@@ -121,6 +128,7 @@ class Divergence:
             non_finite: metrics that had a value of NaN or infinity since, each with the first step of it.
         """
         words = []
+        self._losses.update(name for name in numbers if name not in self._undefined and _is_loss(name))
         for name, value in numbers.items():
             gradient = _is_gradient_norm(name)
             self.hears_gradients = self.hears_gradients or (gradient and name != FOUND_NORM)
@@ -134,9 +142,19 @@ class Divergence:
             elif cause in self._told and not infinite:
                 self._told.discard(cause)
                 words.append(Word(cause, f"{_called(name)} is finite again since step {step}", over=True))
-            if gradient or _is_training_loss(name):
+            if gradient or self._is_minimised(name):
                 words += self._grown(name, value, step, GRADIENT_GROWTH if gradient else LOSS_GROWTH)
         return words
+
+    def _is_minimised(self, name: str) -> bool:
+        """Whether a metric is the loss that the training minimises: all of it, and not a part."""
+        # A validation loss grows when a model learns its training rows by heart: another matter, other remedies.
+        words = _words(name)
+        if not words.isdisjoint(_VALIDATION):
+            return False
+        if name == self.watched[0]:
+            return self.watched[1] == "min"
+        return "loss" in words and (words <= _WHOLE or (words <= _WHOLE | _CRITERIA and self._losses == {name}))
 
     def _grown(self, name: str, value: float, step: int, factor: float) -> list[Word]:
         growth = self._growth.setdefault(name, Growth(factor))
@@ -165,9 +183,70 @@ def _is_gradient_norm(name: str) -> bool:
     return "grad" in name and "norm" in name
 
 
-def _is_training_loss(name: str) -> bool:
-    # That of validation grows when a model learns its training rows by heart: another matter, other remedies.
-    return "loss" in name and not name.startswith(("val", "test", "eval"))
+#: What names of a whole loss are made of, as in train/total_loss.
+_WHOLE = frozenset(
+    {
+        "loss",
+        "total",
+        "train",
+        "training",
+        "step",
+        "epoch",
+        "batch",
+        "iter",
+        "running",
+        "avg",
+        "average",
+        "mean",
+        "smooth",
+        "smoothed",
+        "ema",
+        "sum",
+        "overall",
+        "full",
+        "all",
+        "final",
+    }
+)
+#: What the only loss of a run may be named after.  Terms that are usually added to another loss (kl, l1, l2, aux,
+#: reg, ...) are not among them.
+_CRITERIA = frozenset(
+    {
+        "ce",
+        "cross",
+        "entropy",
+        "crossentropy",
+        "xent",
+        "nll",
+        "bce",
+        "mse",
+        "rmse",
+        "mae",
+        "huber",
+        "hinge",
+        "ctc",
+        "lm",
+        "mlm",
+        "logits",
+    }
+)
+_VALIDATION = frozenset({"val", "valid", "validation", "test", "testing", "eval", "evaluation", "dev", "holdout"})
+
+
+@functools.lru_cache(maxsize=1024)
+def _words(name: str) -> frozenset[str]:
+    """Return the words that a metric's name is made of.
+
+    >>> sorted(_words("train/totalLoss_0")), sorted(_words("MSELoss")), sorted(_words("valloss"))
+    (['loss', 'total', 'train'], ['loss', 'mse'], ['loss', 'val'])
+    """
+    parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return frozenset(" ".join(parts).lower().replace("loss", " loss ").split())
+
+
+def _is_loss(name: str) -> bool:
+    words = _words(name)
+    return "loss" in words and words.isdisjoint(_VALIDATION)
 
 
 def _not_finite(name: str, step: int, *, gradient: bool) -> str:

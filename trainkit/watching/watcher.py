@@ -83,6 +83,7 @@ class Watcher:
 
     def hear(self, step: int, numbers: Mapping[str, float], non_finite: Mapping[str, int]) -> None:
         """Judge what was logged; see :meth:`trainkit.watching.symptoms.Divergence.hear`."""
+        self._divergence.watched = self._recorder.metrics.watched
         self._say(self._divergence.hear(step, numbers, non_finite))
 
     def look(self, now: float, late_s: float) -> None:
