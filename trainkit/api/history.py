@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainkit.api.view import groups
 from trainkit.errors import missing_extra
+from trainkit.files.metrics import as_recorded
 from trainkit.files.record import Record
 from trainkit.files.streams import tail
 
@@ -28,15 +29,24 @@ def metrics_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     lines, _ = tail(path)
+    frame = pd.DataFrame.from_records(lines)
+    if not _is_as_recorded(frame):
+        lines = [line for each in lines if (line := as_recorded(each)) is not None]
+        frame = pd.DataFrame.from_records(lines)
     if not lines:
         return pd.DataFrame({"epoch": pd.Series(dtype="int64")}, index=pd.Index([], name="step", dtype="int64"))
-    frame = pd.DataFrame.from_records(lines)
     first_steps = frame.groupby("attempt")["step"].min()
     # For each attempt, where the attempts after it begin.
     cut_at = first_steps[::-1].cummin().shift(1)[::-1]
     keep = ~(frame["step"] >= frame["attempt"].map(cut_at))
-    frame = frame[keep].drop(columns=["attempt", "time"])
+    frame = frame[keep].drop(columns=["attempt", "time"], errors="ignore")
     return frame.groupby("step", sort=True).last()
+
+
+def _is_as_recorded(frame: pd.DataFrame) -> bool:
+    """Whether all lines hold what a recorder writes: a table of numbers, each line with its place."""
+    kinds = {name: dtype.kind for name, dtype in frame.dtypes.items()}
+    return kinds.get("attempt") == kinds.get("step") == "i" and set(kinds.values()) <= {"i", "f"}
 
 
 def metrics_figure(frame: pd.DataFrame, record: Record) -> Figure:

@@ -81,7 +81,7 @@ def replay(
     return _begin(
         store,
         old,
-        Plan(plan.arguments, history.made, history.ending),
+        Plan(plan.arguments, history.made, history.ending, plan.not_followed + history.not_followed),
         verb="replay",
         base=base,
         params=params,

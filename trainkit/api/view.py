@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainkit.files.record import Record, Status
+from trainkit.files.streams import attempt_of
 from trainkit.files.units import duration as duration
 from trainkit.files.units import size as size
 
@@ -253,7 +254,7 @@ def standing_warnings(events: Iterable[Mapping[str, Any]]) -> list[str]:
     standing: dict[str, str] = {}
     newest = 1
     for event in events:
-        if (attempt := event.get("attempt", 1)) > newest:
+        if (attempt := attempt_of(event)) > newest:
             newest, standing = attempt, {}
         if event.get("event") == "warning":
             standing[str(event.get("cause") or event.get("message"))] = str(event.get("message"))

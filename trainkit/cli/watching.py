@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from trainkit.api.job import Job
 from trainkit.cli.exits import BY_STATUS, Exit
+from trainkit.files.metrics import as_recorded
 from trainkit.files.record import Record
 from trainkit.files.streams import tail
 
@@ -67,8 +68,8 @@ class EpochReader:
             ended: whether nothing will follow.
         """
         found: list[Epoch] = []
-        for line in lines:
-            place = (line.get("attempt", 1), line.get("epoch", 0))
+        for line in filter(None, map(as_recorded, lines)):
+            place = (line["attempt"], line.get("epoch", 0))
             if place != self._place:
                 found += self._finished()
                 self._place, self._metrics = place, {}
@@ -99,7 +100,8 @@ def updates(job: Job, *, pause: Callable[[], object] = lambda: time.sleep(POLL_S
         lines, metrics_at = tail(job.paths.metrics, metrics_at)
         events, events_at = tail(job.paths.events, events_at)
         warnings, passed = (
-            [event["message"] for event in events if event.get("event") == kind] for kind in ("warning", "cleared")
+            [str(event.get("message")) for event in events if event.get("event") == kind]
+            for kind in ("warning", "cleared")
         )
         yield Update(record, reader.read(lines, ended=record.status.terminal), warnings, passed)
         if record.status.terminal:

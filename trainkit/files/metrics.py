@@ -10,7 +10,7 @@ from typing import Any
 
 from trainkit.errors import text_of
 from trainkit.files.record import Best, Record
-from trainkit.files.scalars import OnDevice, described, fetched
+from trainkit.files.scalars import MOST, OnDevice, described, fetched
 from trainkit.files.streams import Appender
 
 #: What may wait in memory for a disk that takes nothing; beyond it, metrics are dropped and counted.
@@ -166,6 +166,21 @@ class MetricsWriter:
         better = best is None or (value < best.value if mode == "min" else value > best.value)
         if better and value == value:
             self.record.best = Best(metric=metric, value=value, step=step, epoch=epoch, mode=mode)
+
+
+def as_recorded(line: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a line of a metrics stream without what no recorder writes; None if it has no step.
+
+    >>> as_recorded({"step": 2, "loss": 0.5, "odd": [1]})
+    {'attempt': 1, 'step': 2, 'loss': 0.5}
+    >>> as_recorded({"step": "two", "loss": 0.5})
+    """
+    numbers = {
+        name: value
+        for name, value in {"attempt": 1, **line}.items()
+        if type(value) is float or (type(value) is int and abs(value) <= MOST)
+    }
+    return numbers if type(numbers.get("attempt")) is type(numbers.get("step")) is int else None
 
 
 # While lines are looked at the training may have to wait for its turn: so it is done in few and quick passes.

@@ -164,6 +164,16 @@ def tail(
     return items, offset + end
 
 
+def attempt_of(event: Mapping[str, Any]) -> int:
+    """Return to which attempt a line belongs; those that do not tell belong to the first.
+
+    >>> attempt_of({"attempt": 3}), attempt_of({}), attempt_of({"attempt": "x"})
+    (3, 1, 1)
+    """
+    attempt = event.get("attempt", 1)
+    return attempt if isinstance(attempt, int) else 1
+
+
 def decode_line(line: bytes) -> dict[str, Any] | None:
     """Return a line as a dict; None if it is torn, nested too deeply, or not a JSON object.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainkit.api import view
-from trainkit.files.streams import tail
+from trainkit.files.streams import attempt_of, tail
 
 #: A page shows as many of each, the newest.
 MOST_CHANGES, MOST_WARNINGS = 60, 5
@@ -54,7 +54,9 @@ class Happened:
         """
         found = []
         for event in self._changes:
-            attempt, step = event.get("attempt", 1), event.get("step", 0)
+            attempt, step = attempt_of(event), event.get("step", 0)
+            if not isinstance(step, (int, float)):
+                continue
             if not any(later > attempt and step >= first for later, first in begins.items()):
                 found.append({"step": step, "text": change_text(event)})
         return found[-MOST_CHANGES:]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainkit.files.metrics import RESERVED
+from trainkit.files.scalars import MOST
 
 Floats = NDArray[np.float64]
 
@@ -73,7 +74,7 @@ class Lines:
         if self._known is not None:
             try:
                 return self._of_structs(self._known.decode_lines(data))
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
                 pass  # a new metric, or a line torn by a kill, is among them
         return self._of_dicts([row for row in _decoded(data) if _has_a_place(row)])
 
@@ -98,7 +99,7 @@ class Lines:
         found: dict[str, tuple[list[int], list[Any]]] = {}
         for index, row in enumerate(rows):
             for name, value in row.items():
-                if name not in _NOT_METRICS and value is not None:
+                if name not in _NOT_METRICS and isinstance(value, (int, float, str)):
                     where, values = found.setdefault(name, ([], []))
                     where.append(index)
                     values.append(value)
@@ -144,30 +145,33 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 def _decoded(data: bytes) -> list[dict[str, Any]]:
     try:
         return _decoder.decode_lines(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         rows = []  # a line torn by a kill is among them: one by one
         for line in data.splitlines():
             try:
                 rows.append(_decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, ValueError, RecursionError):
                 continue
         return rows
 
 
 def _has_a_place(row: dict[str, Any]) -> bool:
-    return isinstance(row.get("attempt", 1), int) and isinstance(row.get("step", 0), (int, float))
+    attempt, step = row.get("attempt", 1), row.get("step", 0)
+    return (
+        isinstance(attempt, int) and isinstance(step, (int, float)) and abs(attempt) <= MOST and abs(step) <= MOST
+    )
 
 
 def _floats(values: Iterable[Any]) -> Floats:
     taken = list(values)
     try:
         return np.array(taken, dtype=np.float64)  # also reads "NaN" and "Infinity"
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return np.array([_float(value) for value in taken], dtype=np.float64)
 
 
 def _float(value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")

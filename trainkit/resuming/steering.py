@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from trainkit.errors import RecordError
 from trainkit.files.plain import from_plain, to_plain
 from trainkit.files.record import EndedBy
-from trainkit.files.streams import tail
+from trainkit.files.streams import attempt_of, tail
 from trainkit.files.whole import read_whole, write_atomically
 
 #: A place between two steps: which loop over epochs, epoch, loop over batches within it, steps begun.
@@ -46,11 +46,13 @@ class Plan(msgspec.Struct):
         arguments: of the function, in place of those of its task.
         changes: to be made, in their order.
         ending: to come to.
+        not_followed: how many events of the other run make no sense, so that they are not repeated.
     """
 
     arguments: dict[str, Any] = {}
     changes: list[Change] = []
     ending: Ending | None = None
+    not_followed: int = 0
 
 
 def save_plan(path: Path, plan: Plan) -> None:
@@ -74,6 +76,27 @@ def load_plan(path: Path) -> Plan:
         raise RecordError(f"{path}: {error}") from error
 
 
+class _Began(msgspec.Struct):
+    changes: Annotated[int, msgspec.Meta(ge=0)]
+    params: dict[str, Any]
+
+
+class _Asked(msgspec.Struct):
+    params: dict[str, Any]
+
+
+class _Made(msgspec.Struct):
+    at: Position
+    params: dict[str, Any]
+    planned: bool = False
+
+
+class _Ended(msgspec.Struct):
+    at: Position
+    ending: Literal["stop", "finish"]
+    ended_by: EndedBy
+
+
 class History:
     """The changes of a run over all its attempts, as its events tell.
 
@@ -82,6 +105,7 @@ class History:
         coming: those that are to be made again, at their places.
         ending: where the last attempt was cut short on request, if it was.
         params: the parameters that the job began with, if its events tell.
+        not_followed: how many events make no sense, and were passed over.
 
     >>> history = History([
     ...     {"event": "change", "at": [1, 1, 1, 5], "params": {"lr": 0.1}},
@@ -97,24 +121,30 @@ class History:
         self.coming: list[Change] = list(planned)
         self.ending: Ending | None = None
         self.params: dict[str, Any] | None = None
+        self.not_followed = 0
         self._asked: list[dict[str, Any]] = []
         for event in events:
-            self._follow(event)
+            try:
+                self._follow(event)
+            except msgspec.ValidationError:
+                self.not_followed += 1
 
     def _follow(self, event: Mapping[str, Any]) -> None:
         kind = event.get("event")
         if kind == "state" and "changes" in event:
-            self.begin(event["changes"])
+            began = msgspec.convert(event, _Began)
+            self.begin(began.changes)
             if self.params is None:
-                self.params = event["params"]
+                self.params = began.params
         elif kind == "request" and event.get("action") == "set":
-            self._asked.append(event["params"])
-        elif kind == "change" and "at" in event:  # those of older jobs do not tell
-            self.make(
-                Change(at=_position(event["at"]), params=event["params"]), planned=event.get("planned", False)
-            )
-        elif kind == "ending" and event["ended_by"] != EndedBy.LOST:  # one that nobody wished for
-            self.ending = Ending(_position(event["at"]), event["ending"], event["ended_by"])
+            self._asked.append(msgspec.convert(event, _Asked).params)
+        elif kind == "change" and "at" in event:  # those of older jobs have no place
+            made = msgspec.convert(event, _Made)
+            self.make(Change(made.at, made.params), planned=made.planned)
+        elif kind == "ending":
+            ended = msgspec.convert(event, _Ended)
+            if ended.ended_by is not EndedBy.LOST:  # one that nobody requested
+                self.ending = Ending(ended.at, ended.ending, ended.ended_by)
 
     def begin(self, changes: int) -> None:
         """Begin an attempt whose checkpoint has so many of the changes behind it."""
@@ -156,10 +186,5 @@ def history_of(events_path: Path, plan: Plan, *, before_attempt: int | None = No
     """
     events = tail(events_path)[0]
     if before_attempt is not None:
-        events = [event for event in events if event.get("attempt", 1) < before_attempt]
+        events = [event for event in events if attempt_of(event) < before_attempt]
     return History(events, plan.changes)
-
-
-def _position(at: Any) -> Position:
-    loop, epoch, part, step = at
-    return (loop, epoch, part, step)

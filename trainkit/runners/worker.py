@@ -97,6 +97,10 @@ def work(
     run = Run(recorder, recorder.record.params, resumed=resumed, history=history, plan=plan, ranks=ranks)
     task = Task(task.function, {**task.arguments, **plan.arguments})
     outcome.run = run
+    if count := plan.not_followed + history.not_followed:
+        recorder.warn(
+            f"{count} of the events to go on from make no sense and were passed over; see {paths.events}"
+        )
 
     def hear(request: Mapping[str, Any]) -> None:
         if own_process and request.get("action") == "kill":
