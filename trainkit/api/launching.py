@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trainkit.api.attempts import begin
 from trainkit.api.job import Job
@@ -24,8 +24,8 @@ from trainkit.runners import runner as find_runner
 from trainkit.runners.placement import check_resources, suitable_runner
 from trainkit.runners.task import Task, describe
 
-#: Up to this size a table is read and checked before its job exists; it takes about half a second.
-CHECKED_BEFORE_BYTES = 50_000_000
+if TYPE_CHECKING:
+    from trainkit.tabular.checking import Checked
 
 
 def submit(
@@ -130,7 +130,7 @@ def train(
     """Train a network on a table in the background and return at once.
 
     The table is read and checked before a job exists, so that a wrong file, column or option is an error
-    here and leaves nothing behind; a file above 50 MB is checked by the job itself, in its first phase.
+    here and leaves nothing behind; a file above 50 MB, unpacked, is checked by the job itself, in its first phase.
 
     Args:
         data: the path of a CSV, TSV, JSONL or Parquet file (gzipped too), an open file, a DataFrame of pandas or
@@ -160,7 +160,6 @@ def train(
         OptionError: an option is unknown or out of its range.
         JobIdError, JobExistsError: the id cannot be used.
     """
-    from trainkit.tabular import train_function
     from trainkit.tabular.options import check_options
 
     resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
@@ -172,34 +171,96 @@ def train(
         from trainkit.training.devices import check_device
 
         check_device(checked.device)
-    path = Path(os.path.expanduser(data)).absolute() if isinstance(data, (str, os.PathLike)) else None
-    shown: dict[str, Any] = {"data": _shown(data, 0), **told}
-    message = ""
-    if name is None:
-        name = path.name.split(".")[0] if path else "synthetic" if data is None else "table"
-    if path is None or not path.is_file() or path.stat().st_size <= CHECKED_BEFORE_BYTES:
-        from trainkit.tabular.plan import check_table
-        from trainkit.tabular.sources import SOURCE, open_table
-
-        frame, _ = open_table(data, checked)
-        plan = check_table(frame, checked, path=path)
-        shown, message = {"data": _shown(data, len(frame)), **plan.params}, plan.summary
-        # A thread shares the table that was read; a process reads the file itself.
-        if data is not None:
-            frame.attrs[SOURCE] = str(path or "")
-            data = frame if path is None or runner == "thread" else str(path)
-    else:
-        data = str(path)
-    return launch(
-        Task(train_function, {"data": data, **told}),
-        randomness=Randomness(checked.seed, True, OWN_GENERATORS),
-        params=shown,
+    return start_training(
+        _prepare_table(data, told, keep_frame=runner == "thread"),
+        told,
         runner=runner,
         resources=resources,
         name=name,
         job_id=job_id,
         root=root,
-        message=message,
+        max_time=max_time,
+        on_done=on_done,
+    )
+
+
+class Prepared(NamedTuple):
+    """A table that was checked, or that its job will check.
+
+    Attributes:
+        data: what the job gets: a path, a DataFrame, or None for a synthetic table.
+        name: of the table.
+        params: what the record shows.
+        message: the record's first message.
+    """
+
+    data: Any
+    name: str
+    params: dict[str, Any]
+    message: str
+
+    @classmethod
+    def of_file(cls, path: Path, options: Mapping[str, Any], checked: Checked) -> Prepared:
+        """Return what is known of a file after :func:`trainkit.tabular.checking.check_file`."""
+        params = {"data": str(path), **(checked.params or options)}
+        return cls(str(path), path.name.split(".")[0], params, checked.summary)
+
+
+def _prepare_table(data: Any, options: Mapping[str, Any], *, keep_frame: bool) -> Prepared:
+    from trainkit.tabular.checking import CHECKED_BEFORE_BYTES, Checked
+    from trainkit.tabular.options import check_options
+    from trainkit.tabular.plan import check_table
+    from trainkit.tabular.read import unpacked_bytes
+    from trainkit.tabular.sources import SOURCE, open_table
+
+    path = Path(os.path.expanduser(data)).absolute() if isinstance(data, (str, os.PathLike)) else None
+    if path is not None and unpacked_bytes(path, CHECKED_BEFORE_BYTES) > CHECKED_BEFORE_BYTES:
+        return Prepared.of_file(path, options, Checked())
+    checked = check_options(options)
+    frame, _ = open_table(data, checked)
+    plan = check_table(frame, checked, path=path)
+    # A thread shares the table that was read; a process reads the file itself.
+    if path is not None and not keep_frame:
+        return Prepared.of_file(path, options, Checked(plan.params, plan.summary))
+    if data is not None:
+        frame.attrs[SOURCE] = str(path or "")
+    name = path.name.split(".")[0] if path else "synthetic" if data is None else "table"
+    params = {"data": _shown(data, len(frame)), **plan.params}
+    return Prepared(None if data is None else frame, name, params, plan.summary)
+
+
+def start_training(
+    table: Prepared,
+    options: Mapping[str, Any],
+    *,
+    runner: str,
+    resources: Resources = Resources(),  # noqa: B008 - it is frozen
+    name: str | None = None,
+    job_id: str | None = None,
+    root: Store | str | Path | None = None,
+    max_time: float | str | None = None,
+    on_done: Callable[[Job], object] | None = None,
+) -> Job:
+    """Start a job on a table that was checked before.
+
+    Args:
+        table: what the job gets.
+        options: those that were given, as :func:`trainkit.tabular.options.check_options` returned them.
+        runner, resources, name, job_id, root, max_time, on_done: see :func:`train`.
+    """
+    from trainkit.tabular import train_function
+    from trainkit.tabular.options import check_options
+
+    return launch(
+        Task(train_function, {"data": table.data, **options}),
+        randomness=Randomness(check_options(options).seed, True, OWN_GENERATORS),
+        params=table.params,
+        runner=runner,
+        resources=resources,
+        name=table.name if name is None else name,
+        job_id=job_id,
+        root=root,
+        message=table.message,
         max_time=max_time,
         on_done=on_done,
     )

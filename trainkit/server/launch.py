@@ -17,6 +17,7 @@ from trainkit.files.store import Store
 from trainkit.server.messages import Reply, TrainAnswer, TrainRequest
 from trainkit.server.problems import RefusedError
 from trainkit.server.site import Site
+from trainkit.tabular.checking import Checked, check_file_apart
 from trainkit.tabular.options import TrainOptions, check_options
 
 #: How long to wait for the new process to write down its pid, before the answer goes out without.
@@ -29,11 +30,19 @@ def start(site: Site, request: TrainRequest) -> Reply:
     store = site.roots.store(request.root)
     data = table_below(site, store, request)
     job_id = once_id(request) if request.idempotency_key is not None else None
-    with site.launching:
-        job = started_before(store, job_id) if job_id is not None else None
-        new = job is None
-        if job is None:
-            job = _start(site, store, request, data, job_id)
+    options = {each.name: value for each in _OPTIONS if (value := getattr(request, each.name)) != each.default}
+    job = started_before(store, job_id) if job_id is not None else None
+    new = job is None
+    if job is None:
+        site.refuse_one_more()
+        # Not while holding the lock: a table that takes long keeps nobody else waiting.
+        with site.checking:
+            checked = check_file_apart(data, options) if data is not None else None
+        with site.launching:
+            job = started_before(store, job_id) if job_id is not None else None
+            new = job is None
+            if job is None:
+                job = _start(site, store, request, data, checked, options, job_id)
     record = job.record
     give_up_at = time.monotonic() + _PID_S
     while record.pid is None and not record.status.terminal and time.monotonic() < give_up_at:
@@ -111,19 +120,22 @@ def started_before(store: Store, job_id: str) -> Job | None:
     return None
 
 
-def _start(site: Site, store: Store, request: TrainRequest, data: Path | None, job_id: str | None) -> Job:
+def _start(
+    site: Site,
+    store: Store,
+    request: TrainRequest,
+    data: Path | None,
+    checked: Checked | None,
+    options: dict[str, Any],
+    job_id: str | None,
+) -> Job:
     site.refuse_one_more()
-    given = {each.name: value for each in _OPTIONS if (value := getattr(request, each.name)) != each.default}
+    how: dict[str, Any] = {"runner": "process", "name": request.name, "job_id": job_id, "root": store}
     try:
-        return launching.train(
-            data,
-            runner="process",
-            name=request.name,
-            job_id=job_id,
-            root=store,
-            max_time=request.max_time,
-            **given,
-        )
+        if data is None or checked is None:
+            return launching.train(None, max_time=request.max_time, **how, **options)
+        table = launching.Prepared.of_file(data, options, checked)
+        return launching.start_training(table, options, max_time=request.max_time, **how)
     except JobExistsError:
         if job_id is None:
             raise

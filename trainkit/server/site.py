@@ -20,6 +20,7 @@ class Site:
         base_url: the path below which its routes are; begins and ends with ``/``.
         max_live_jobs: how many jobs of this user may run or wait on this machine before it starts no more.
         launching: held while jobs are counted and started, so that the limit is exact.
+        checking: held while a table is checked, of which few are at once.
         index: the jobs that were seen.
     """
 
@@ -27,10 +28,11 @@ class Site:
     base_url: str = "/"
     max_live_jobs: int = 16
     launching: threading.Lock = field(default_factory=threading.Lock)
+    checking: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(2))
     index: Index = field(default_factory=Index)
 
     def refuse_one_more(self) -> None:
-        """Let pass if one more job may be started; asked while holding ``launching``.
+        """Let pass if one more job may be started; exact only while ``launching`` is held.
 
         Raises:
             RefusedError: 429, there are too many.

@@ -27,6 +27,7 @@ DEEP = 10_000
 PROBES, PROBE_BYTES = 16, 1 << 14
 PLAUSIBLE_COLUMNS = 1_000
 MOST_VALUES = 2**28
+SPARSE_VALUES = 2**24  # of a table with more values than its file has bytes
 KEY = re.compile(rb'"((?:[^"\\\n]|\\.)*)"[ \t]*:')
 FIRST_LINE = re.compile(rb"[^\n]*")
 LINE_START = re.compile(rb"^[ \t\r]*\{", re.MULTILINE)
@@ -151,10 +152,11 @@ def _refuse_scattered_keys(data: memoryview, lines: int, file: Path) -> None:
     for probe in range(PROBES):
         start = probe * len(data) // PROBES
         keys.update(KEY.findall(bytes(data[start : start + PROBE_BYTES])))
-    if len(keys) > PLAUSIBLE_COLUMNS and len(keys) * lines > MOST_VALUES:
+    values = len(keys) * lines
+    if len(keys) > PLAUSIBLE_COLUMNS and (values > MOST_VALUES or values > max(SPARSE_VALUES, len(data))):
         raise TableError(
-            f"{file}: at least {len(keys):,} keys in {lines:,} lines, which makes a table of more than "
-            f"{MOST_VALUES:,} values, nearly all missing; expected the same keys in each line",
+            f"{file}: at least {len(keys):,} keys in {lines:,} lines, which makes a table of {values:,} values, "
+            f"nearly all missing; expected the same keys in each line, or at most {SPARSE_VALUES:,} values",
             path=file,
         )
 

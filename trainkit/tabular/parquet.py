@@ -61,6 +61,14 @@ def parse_parquet(raw: memoryview, file: Path, limit_bytes: int, max_columns: in
         raise TableError(f"{file} is not a sound Parquet file: {error}", path=file) from error
 
 
+def claimed_bytes(path: Path) -> int:
+    """Return how many bytes a file says that its table has, apart from texts that repeat."""
+    opened = pq.ParquetFile(path)
+    metadata = opened.metadata
+    rows = int(metadata.num_rows)
+    return max(_width(list(opened.schema_arrow)) * rows, _stored_bytes(metadata))
+
+
 def _check_columns(names: list[str], fields: list[pa.Field], file: Path) -> None:
     seen: set[str] = set()
     for position, name in enumerate(names, start=1):

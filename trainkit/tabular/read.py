@@ -7,7 +7,9 @@ means is defined in :mod:`trainkit.tabular.cells`; what a file may look like, in
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import gzip
 import os
 import re
 import stat
@@ -33,7 +35,7 @@ from trainkit.tabular.filetypes import (
 )
 from trainkit.tabular.frames import to_frame, with_missing
 from trainkit.tabular.jsonl import parse_json_lines
-from trainkit.tabular.parquet import parse_parquet
+from trainkit.tabular.parquet import claimed_bytes, parse_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -246,6 +248,36 @@ def _not_gzip(file: Path, head: bytes) -> TableError:
     if what is None and (kind == "parquet") == head.startswith(PARQUET) and b"\0" not in head[:4]:
         what = f"it is not compressed: rename it to {plain_name!r}"
     return TableError(f"{file} is not sound gzip; {what or 'copy or compress it again'}", path=file)
+
+
+def unpacked_bytes(path: str | os.PathLike[str], limit_bytes: int) -> int:
+    """Return how many bytes a table has uncompressed, without holding them; counting ends above the limit.
+
+    Of what cannot be read it is the size of the file, or 0: reading it says what is wrong.
+
+    >>> import tempfile, pathlib, gzip
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "zeros.csv.gz"
+    >>> _ = file.write_bytes(gzip.compress(b"a\\n" + b"0\\n" * 1000))
+    >>> unpacked_bytes(file, 10_000), unpacked_bytes(file, 100) > 100
+    (2002, True)
+    """
+    size = 0
+    with contextlib.suppress(OSError, EOFError, ValueError, zlib.error, pa.ArrowException):
+        file = _path_of(path)
+        if not file.is_file():
+            return 0
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            head = opened.read(len(PARQUET))
+        if size <= limit_bytes and head.startswith(GZIP):
+            unpacked = 0
+            with gzip.open(file) as stream:
+                while unpacked <= limit_bytes and (part := stream.read(PART_BYTES)):
+                    unpacked += len(part)
+            return max(size, unpacked)
+        if size <= limit_bytes and head == PARQUET:
+            return max(size, claimed_bytes(file))
+    return size
 
 
 def _unpacked_limit(packed_bytes: int) -> int:
