@@ -9,6 +9,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from .running import NOTEBOOKS, copied, run_and_compare
@@ -40,14 +41,15 @@ def texts_of(cell: Any) -> list[str]:
     "name", [pytest.param(name, marks=pytest.mark.ranks) if name in OF_RANKS else name for name in NAMES]
 )
 def test_every_cell_gives_what_is_stored(name: str, tmp_path: Path) -> None:
-    """Strictly compared by nbval; under 1 GB of memory; and no file is left of its jobs."""
+    """Strictly compared by nbval; within the memory of a Binder; and no file is left of its jobs."""
     notebook = copied(name, tmp_path)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     report = run_and_compare(notebook, tmp_path / "queue")
     print(report.text)
     print(f"{name}: peak memory {report.peak_bytes / 2**20:.0f} MB")
     assert report.passed, report.text
-    assert report.peak_bytes < 1e9
+    # Binder has the CPU build of torch; a CUDA build loads more libraries in every process.
+    assert report.peak_bytes < (1e9 if torch.version.cuda is None else 2e9)
     left = {path for path in tmp_path.rglob("*") if path.is_file() and "queue" not in path.parts}
     assert {path for path in left - before if "ipython" not in path.parts} == set()
 
