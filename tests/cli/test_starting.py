@@ -102,6 +102,15 @@ def test_values_are_json_where_they_are_json_and_text_elsewhere(trainkit: Cli, r
     assert (params["epochs"], params["lr"], params["tell"]) == (1, 0.001, "one=two")
 
 
+def test_parameters_and_options_of_one_name_are_both_passed(trainkit: Cli, folder: Path, root: Path) -> None:
+    (folder / "training.py").write_text("def fit(run, name, patience=1, max_time=2): pass\n")
+    words = ("name=resnet18", "patience=8", "--name", "mine", "--patience", "4", "--max-time", "2h")
+    assert trainkit("submit", "training:fit", *words, "--runner", "thread").exit_code == 0
+    record = tk.attach(root=root).record
+    assert record.params == {"name": "resnet18", "patience": 8, "max_time": 2}
+    assert (record.name, record.limits.patience, record.limits.max_time_s) == ("mine", 4, 7200)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -114,7 +123,9 @@ def test_values_are_json_where_they_are_json_and_text_elsewhere(trainkit: Cli, r
         (["training:fit", "epoch=3"], "fit() takes no parameter 'epoch'; did you mean 'epochs'?"),
         (["training:fit", "3"], "expected key=value, such as lr=0.001, got '3'"),
         (["training:fit", "lr=1", "lr=2"], "lr is given twice"),
-        (["training:fit", "name=mine"], "name= is trainkit's own; use --name"),
+        (["training:fit", "name=mine"], "name= is an option of this command; use --name"),
+        (["training:fit", "patience=3"], "patience= is an option of this command; use --patience"),
+        (["training:fit", "as_json=1"], "as_json= is an option of this command; use --json"),
         (["training:fit", "--job-id", "../up"], "'../up' is not a job id"),
         (
             ["faulty:fit"],

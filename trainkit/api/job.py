@@ -12,16 +12,17 @@ import functools
 import importlib
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainkit.api import view
+from trainkit.api.arguments import merged, shared_with
 from trainkit.api.attempts import resume
 from trainkit.api.repeating import branch, check_params, replay
 from trainkit.api.results import delete, error_of, returned_by
 from trainkit.api.snapshot import Snapshot, take
-from trainkit.errors import RunnerError
+from trainkit.errors import OptionError, RunnerError
 from trainkit.files.log_tail import read_last_lines, read_log
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
@@ -353,6 +354,8 @@ class Job:
 
     def branch(
         self,
+        params: Mapping[str, Any] | None = None,
+        /,
         *,
         step: int | None = None,
         runner: str | None = None,
@@ -360,28 +363,37 @@ class Job:
         job_id: str | None = None,
         address: str | None = None,
         trust: bool = False,
-        **params: Any,
+        **more: Any,
     ) -> Job:
         """Start a job that goes on from a checkpoint of this one, with other parameters.
 
         Args:
+            params: parameters of the job, with their new values, in a dict: needed for one that is named like an
+                option of this method.
             step: of which checkpoint, see :meth:`checkpoints`; without it the newest.
             runner: another runner than the job had.
             name: what people call the new job.
             job_id: its id, if you have one.
             address: of the Ray cluster's dashboard; without it the one that the job had.
             trust: run the function in the job's folder although no job of this user has written it.
-            **params: parameters of the job, with their new values.
+            **more: other parameters of the job, with their new values.
 
         Raises:
-            OptionError: the job has no parameter of that name.
+            OptionError: the job has no parameter of that name, or it is one that has the name of an option.
             CheckpointError: there is no checkpoint of that step; the message names the steps there are.
             TrustError: the function was not written by a job of this user, or the address was not named by it.
         """
+        options = {"step": step, "runner": runner, "name": name, "job_id": job_id, "address": address}
+        if params is None and (shared := shared_with(self.record.params, options)) is not None:
+            raise OptionError(
+                f"branch({shared}={options[shared]!r:.60}) is ambiguous: {shared} is an option, and a parameter "
+                f"of job {self.name!r}. Pass parameters in a dict: branch({{{shared!r}: ...}}) changes the "
+                f"parameter, branch({{}}, {shared}=...) is the option; both can be given"
+            )
         new_id = branch(
             self.store,
             self.id,
-            params,
+            merged("branch", params, more),
             step=step,
             runner=runner,
             name=name,

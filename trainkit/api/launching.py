@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trainkit.api.arguments import bound, telling_params_apart
 from trainkit.api.attempts import begin
 from trainkit.api.job import Job
-from trainkit.errors import OptionError, did_you_mean
+from trainkit.errors import OptionError
 from trainkit.files.paths import check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import Limits, Randomness, Record, Resources, Status
@@ -28,8 +27,10 @@ if TYPE_CHECKING:
     from trainkit.tabular.checking import Checked
 
 
+@telling_params_apart(for_function=("max_time", "patience", "on_done"), for_both=("seed",))
 def submit(
     function: Callable[..., Any],
+    params: Mapping[str, Any] | None = None,
     /,
     *,
     runner: str | None = None,
@@ -44,12 +45,14 @@ def submit(
     patience: int | None = None,
     on_done: Callable[[Job], object] | None = None,
     seed: int | None = None,
-    **params: Any,
+    **more: Any,
 ) -> Job:
     """Start ``function(run, **params)`` in the background and return at once.
 
     Args:
         function: any callable whose first argument takes the :class:`~trainkit.training.run.Run`.
+        params: arguments of the function in a dict, for those that are named like an option of the job.  With
+            it, even an empty one, keywords that are named like an option are options.
         runner: ``"thread"``, in this process and with its live objects; ``"process"``, which survives it; or
             ``"ray"``, on a cluster.  Without it the first of these that can do what is asked for.
         ranks: how many processes train together, each on its share of every step.
@@ -69,8 +72,9 @@ def submit(
         seed: gives the job random numbers of torch's that are its own, so that it comes out the same whatever
             other cells draw, and can be repeated.  In a thread that costs some microseconds per operation; a
             process has its own in any case.  A function with a parameter of that name gets it too.
-        **params: the function's other arguments; they are in the record, and live in ``run.params``.  One that is
-            named ``max_time``, ``patience`` or ``on_done`` is the function's, and no option of the job.
+        **more: the function's other arguments; they are in the record, and live in ``run.params``.  Without
+            ``params``, ``max_time``, ``patience`` and ``on_done`` are the function's where it has a parameter of
+            that name, not options of the job; any other option is then refused, because it is ambiguous.
 
     Raises:
         OptionError: no such runner, one that cannot do what is asked for, an option out of its range, or
@@ -91,13 +95,7 @@ def submit(
     if not callable(function):
         raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")
     resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
-    options: dict[str, Any] = {"max_time": max_time, "patience": patience, "on_done": on_done}
-    for option in options.keys() & _named(function):
-        if (value := options.pop(option)) is not None:
-            params[option] = value
-    if seed is not None and _takes_seed(function):
-        params["seed"] = seed
-    arguments = bound(function, params)
+    arguments = bound(function, params or {})
     return launch(
         Task(function, arguments),
         randomness=Randomness(check_seed(seed)),
@@ -107,7 +105,9 @@ def submit(
         name=name or describe(function),
         job_id=job_id,
         root=root,
-        **options,
+        max_time=max_time,
+        patience=patience,
+        on_done=on_done,
     )
 
 
@@ -354,73 +354,3 @@ def _limits(max_time: object, patience: object) -> Limits:
         max_time_s=None if max_time is None else seconds(max_time, name="max_time"),
         patience=None if patience is None else whole_number(patience, "patience", least=1),
     )
-
-
-def _named(function: Callable[..., Any]) -> set[str]:
-    """Return the names of a function's own parameters, as far as it tells."""
-    try:
-        return set(inspect.signature(function).parameters)
-    except ValueError:  # a built-in that does not tell
-        return set()
-
-
-def _takes_seed(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(function).parameters
-    except ValueError:  # a built-in that does not tell
-        return False
-    return "seed" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-
-
-def bound(function: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all arguments that the function will get after ``run``, its defaults included.
-
-    Raises:
-        OptionError: it does not take them.
-    """
-    name = describe(function)
-    if isinstance(function, functools.partial) and function.args:
-        raise OptionError(
-            f"functools.partial gives {function.args[0]!r:.60} to the first argument of {name}(), which is to "
-            "take the run; name what it gives, as in partial(fit, lr=0.1), or pass it to submit"
-        )
-    called = inspect.unwrap(getattr(function, "func", function))
-    for each in (called, getattr(called, "__call__", None)):  # noqa: B004 - its kind is asked, not whether it is
-        if (
-            inspect.isgeneratorfunction(each)
-            or inspect.iscoroutinefunction(each)
-            or inspect.isasyncgenfunction(each)
-        ):
-            raise OptionError(
-                f"{name}() is a generator or async function, so calling it would run nothing; "
-                "pass a plain function (in one, asyncio.run(...) runs async code)"
-            )
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        return dict(params)  # a built-in that does not tell
-    if not signature.parameters:
-        raise OptionError(f"{name}() takes no argument; its first one is to take the run: def {name}(run, ...)")
-    taken = list(signature.parameters)[1:]
-    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
-    for unknown in [] if open_ended else [each for each in params if each not in taken]:
-        raise OptionError(
-            f"{name}() takes no parameter {unknown!r}{did_you_mean(unknown, taken)}; "
-            f"parameters: {', '.join(taken) or 'none'}"
-        )
-    try:
-        bound = signature.bind(None, **params)
-    except TypeError as error:
-        raise OptionError(f"{name}(run, ...) cannot be called with these parameters: {error}") from None
-    bound.apply_defaults()
-    first = next(iter(bound.arguments), None)
-    arguments: dict[str, Any] = {}
-    for key, value in bound.arguments.items():
-        if key == first:
-            continue
-        kind = signature.parameters[key].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            arguments.update(value)
-        elif kind is not inspect.Parameter.VAR_POSITIONAL:
-            arguments[key] = value
-    return arguments

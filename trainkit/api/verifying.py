@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainkit.api.arguments import bound, telling_params_apart
 from trainkit.api.job import Job
-from trainkit.api.launching import bound, launch
+from trainkit.api.launching import launch
 from trainkit.api.probe import Probe, Seen
 from trainkit.errors import JobFailedError, OptionError
 from trainkit.files.record import Randomness, Status
@@ -62,25 +63,28 @@ class Verification:
         return asdict(self)
 
 
+@telling_params_apart()
 def verify_resume(
     function: Callable[..., Any],
+    params: Mapping[str, Any] | None = None,
     /,
     *,
     steps: int = 50,
     kills: int = 2,
     kill_seed: int = 0,
     tell: Callable[[str], None] = lambda text: None,
-    **params: Any,
+    **more: Any,
 ) -> Verification:
     """Run a training function once in one go and once with kills, in processes, and compare every bit.
 
     Args:
         function: as for ``submit``.
+        params: arguments of the function in a dict, as for ``submit``.
         steps: after how many steps to compare; fewer if the function ends before.
         kills: how often the second run is killed with SIGKILL, at random steps after random checkpoints.
         kill_seed: of these steps.
         tell: called with what is going on.
-        **params: the function's other arguments.
+        **more: the function's other arguments.
 
     Raises:
         OptionError: numbers that make no sense, or a function that cannot be resumed: it tracks nothing, or has
@@ -89,7 +93,7 @@ def verify_resume(
     """
     if not 1 <= kills <= steps // 4:
         raise OptionError(f"kills={kills}, steps={steps}: expected at least one kill, and four steps for each")
-    arguments = bound(function, params)
+    arguments = bound(function, params or {})
     root = Path(tempfile.mkdtemp(prefix="trainkit-verify-"))
     try:
         tell(f"{steps} steps in one go")

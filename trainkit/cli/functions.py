@@ -7,10 +7,11 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from trainkit.errors import OptionError, did_you_mean
@@ -37,6 +38,21 @@ def parse_values(words: Iterable[str]) -> dict[str, Any]:
         except msgspec.DecodeError:
             values[key] = text
     return values
+
+
+def refuse_options(values: Mapping[str, Any], params: Container[str]) -> None:
+    """Refuse an option of the command that was given as a parameter, and say how it is given.
+
+    Args:
+        values: what was given as ``key=value``.
+        params: the parameters that there are; one of these may have the name of an option.
+
+    Raises:
+        UsageError: there is such an option.
+    """
+    for option in click.get_current_context().command.params:
+        if option.name in values and option.name not in params and isinstance(option, click.Option):
+            raise click.UsageError(f"{option.name}= is an option of this command; use {option.opts[0]}")
 
 
 def find_function(place: str) -> Callable[..., Any]:

@@ -64,15 +64,14 @@ def branch(words: tuple[str, ...], step: int | None, how: Start, address: str | 
     trainkit branch fit --step 400 lr=0.0001
     """
     from trainkit.api.listing import attach
-    from trainkit.cli.functions import parse_values
+    from trainkit.cli.functions import parse_values, refuse_options
 
     old, rest = (words[0], words[1:]) if words and "=" not in words[0] else (None, words)
     params = parse_values(rest)
-    if own := sorted({"step", "runner", "name", "job_id", "address", "trust"} & params.keys()):
-        raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
     job = attach(old, root=how.root)
+    refuse_options(params, job.record.params)
     where: dict[str, Any] = {"runner": _runner(job, how), "address": address, "trust": trust}
-    return start(how, lambda: job.branch(step=step, **where, **how.options, **params))
+    return start(how, lambda: job.branch(params, step=step, **where, **how.options))
 
 
 @click.command(name="verify-resume")
@@ -93,18 +92,20 @@ def verify_resume(
     \b
     trainkit verify-resume fit:train --steps 100 --kills 3 lr=0.001
     """
+    from trainkit.api.arguments import names_of
     from trainkit.api.verifying import verify_resume
-    from trainkit.cli.functions import find_function, parse_values
+    from trainkit.cli.functions import find_function, parse_values, refuse_options
 
     found = find_function(function)
     values = parse_values(words)
+    refuse_options(values, names_of(found))
     result = verify_resume(
         found,
+        values,
         steps=steps,
         kills=kills,
         kill_seed=kill_seed,
         tell=lambda text: click.echo(text + " ...", err=True) if not as_json else None,
-        **values,
     )
     if as_json:
         echo_json(result.to_dict())

@@ -16,9 +16,6 @@ from trainkit.tabular.options import TrainOptions, describe_option
 if TYPE_CHECKING:
     from trainkit.api.job import Job
 
-#: What `submit` takes for itself, so that it cannot be a parameter of the function.
-OWN = {"runner", "ranks", "gpus_per_rank", "retries", "address", "name", "job_id", "root"}
-
 
 def placed(how: Start) -> dict[str, Any]:
     """Return what was told of what ``tk.submit`` and ``tk.train`` take; an address alone means Ray."""
@@ -113,18 +110,16 @@ def submit(function: str, parameters: tuple[str, ...], patience: int | None, how
     \b
     trainkit submit fit:train lr=0.001 hidden=[64,64]
     """
-    from trainkit.cli.functions import find_function, parse_values
+    from trainkit.api.arguments import names_of
+    from trainkit.cli.functions import find_function, parse_values, refuse_options
 
     values = parse_values(parameters)
-    if own := sorted(OWN & values.keys()):
-        raise click.UsageError(f"{own[0]}= is trainkit's own; use --{own[0].replace('_', '-')}")
     found = find_function(function)
-    if patience is not None:
-        values["patience"] = patience
+    refuse_options(values, names_of(found))
 
     def launch() -> Job:
         from trainkit.api.launching import submit
 
-        return submit(found, **{**values, **placed(how)})
+        return submit(found, values, patience=patience, **placed(how))
 
     return start(how, launch)

@@ -173,13 +173,13 @@ class Launcher(Panel):
         return self.form.problems(texts) | self.limits.problems(texts)
 
     def _begin_job(self, message: dict[str, Any], texts: dict[str, Any]) -> Message:
-        values = {**self.form.values(texts), **self.limits.values(texts)}
+        values, limits = self.form.values(texts), self.limits.values(texts)
         runner = str(message.get("runner", "thread"))
         name = str(message.get("name") or "").strip() or None
         if self.function is not None:
-            job = submit(self.function, runner=runner, name=name, root=self.store, **values)
+            job = submit(self.function, values, runner=runner, name=name, root=self.store, **limits)
         else:
-            job = self._train(str(message.get("path")), values, runner, name)
+            job = self._train(str(message.get("path")), {**values, **limits}, runner, name)
         # For pages that come later, even while the kernel is busy: the job, no longer the form.
         self.opening = opening(JobFeed(self.store, job.id).full())
         self.job, self._feed = job, JobFeed(self.store, job.id)
