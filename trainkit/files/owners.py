@@ -29,6 +29,8 @@ class Process(msgspec.Struct, frozen=True):
     """What identifies a process beyond reuse of its pid.
 
     ``pid_namespace`` tells whose pids they are: those of a container mean other processes, or none, outside of it.
+    ``start_ticks`` is when it started, counted from the boot: setting the clock changes ``started_at``, but not it.
+    It is None where the system does not report it, and in files of older versions.
     """
 
     pid: int
@@ -36,6 +38,7 @@ class Process(msgspec.Struct, frozen=True):
     boot_id: str
     host: str
     pid_namespace: str = ""
+    start_ticks: int | None = None
 
 
 @functools.cache
@@ -58,7 +61,18 @@ def pid_namespace() -> str:
 
 def process(pid: int) -> Process:
     """Return the identity of a running process of this machine."""
-    return Process(pid, psutil.Process(pid).create_time(), boot_id(), socket.gethostname(), pid_namespace())
+    started_at = psutil.Process(pid).create_time()
+    return Process(pid, started_at, boot_id(), socket.gethostname(), pid_namespace(), _start_ticks(pid))
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Return when a process started, in ticks since the boot; None where that is not known."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        # The 22nd field; the second is the name of the program, which may hold spaces and brackets.
+        return int(stat.rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def this_process() -> Process:
@@ -76,7 +90,12 @@ def is_running(identity: Process) -> bool | None:
         return None
     try:
         found = psutil.Process(identity.pid)
-        same = abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
+        ticks = None if identity.start_ticks is None else _start_ticks(identity.pid)
+        same = (
+            ticks == identity.start_ticks
+            if ticks is not None
+            else abs(found.create_time() - identity.started_at) < _START_TOLERANCE_S
+        )
         return same and found.status() != psutil.STATUS_ZOMBIE
     except _NO_PROCESS:
         return False

@@ -22,11 +22,12 @@ def size(size_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span as people say it.
+    """Return a time span as people say it; none is negative, though a clock may have been set back meanwhile.
 
-    >>> duration(0.4), duration(75), duration(7260)
-    ('0.4 s', '1 min 15 s', '2 h 1 min')
+    >>> duration(0.4), duration(75), duration(7260), duration(-3600)
+    ('0.4 s', '1 min 15 s', '2 h 1 min', '0.0 s')
     """
+    seconds = max(0.0, seconds)
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

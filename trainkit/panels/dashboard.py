@@ -91,7 +91,11 @@ class Dashboard(Panel):
             self._all = True
             self._curves_changed = True
         elif kind == "curves":
-            self._choose([str(each) for each in message.get("jobs", [])], str(message.get("metric", "")))
+            jobs, metric = message.get("jobs"), message.get("metric")
+            self._choose(
+                [each for each in jobs if isinstance(each, str)] if isinstance(jobs, list) else [],
+                metric if isinstance(metric, str) else "",
+            )
         elif kind == "open":
             job = Job(str(message.get("job_id")), self.store)
             self._open = (job, JobFeed(self.store, job.id))

@@ -99,14 +99,16 @@ class Launcher(Panel):
         if self.job is not None and self._feed is not None:
             return answer(self, self._feed, self.job, message)
         values = message.get("values")
-        texts = values if isinstance(values, dict) else {}
+        given = values if isinstance(values, dict) else {}
+        texts = {name: each for name, each in given.items() if isinstance(each, (str, bool, int, float))}
         if kind == "hello":
             return self.everything()
         if kind == "preview":
             self._beside(self._preview, str(message.get("path")))
         elif kind == "check":
             if self.function is None:
-                self._beside(self._check_table, texts, message.get("number", 0))
+                number = message.get("number")
+                self._beside(self._check_table, texts, number if isinstance(number, int) else 0)
                 return None
             return {"type": "problems", "problems": self._problems(texts)}, []
         elif kind == "start" and not self._starting:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import traitlets
 
@@ -10,6 +10,7 @@ from trainkit.api.job import Job
 from trainkit.api.view import actions
 from trainkit.errors import OptionError, UnknownJobError
 from trainkit.files.record import Status
+from trainkit.files.scalars import MOST
 from trainkit.panels.feed import JobFeed, Message
 from trainkit.panels.panel import Panel
 from trainkit.panels.picture import drawn
@@ -100,11 +101,17 @@ def answer(panel: Panel, feed: JobFeed, job: Job, message: dict[str, Any]) -> Me
     if kind == "hello":
         feed.want_full()
     elif kind == "window":
-        names = [name for name in message.get("names", []) if isinstance(name, str)]
-        return feed.window(names, float(message.get("low", 0)), float(message.get("high", 0)))
+        names, low, high = message.get("names"), message.get("low"), message.get("high")
+        if not (isinstance(names, list) and _is_number(low) and _is_number(high)):
+            raise OptionError("expected names, and a range of steps from low to high")
+        return feed.window(list(dict.fromkeys(each for each in names if isinstance(each, str))), low, high)
     elif kind == "ask":
         ask(panel, job, message)
     return None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and abs(value) <= MOST
 
 
 def ask(panel: Panel, job: Job, message: dict[str, Any]) -> None:
@@ -118,6 +125,6 @@ def ask(panel: Panel, job: Job, message: dict[str, Any]) -> None:
         elif action in ASKABLE:
             getattr(job, str(action))()
         else:
-            raise OptionError(f"{action!r} cannot be asked of a job; allowed: {', '.join(ASKABLE)}")
+            raise OptionError(f"{action!r:.80} cannot be requested of a job; allowed: {', '.join(ASKABLE)}")
 
-    panel.in_background(work, about=str(action))
+    panel.in_background(work, about=f"{action!s:.80}")

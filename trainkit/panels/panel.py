@@ -126,12 +126,7 @@ class Panel(anywidget.AnyWidget):
         if self._inbox and self._replaced:
             self._deliver(self._replacement())
         while self._inbox:
-            try:
-                answer = self.heard(self._inbox.pop(0))
-            except (TrainkitError, OSError) as error:
-                answer = {"type": "trouble", "message": told(error)}, []
-            if answer is not None:
-                self._deliver(answer)
+            self._answer(self._inbox.pop(0))
         for message in self.news():
             self._deliver(message)
         self.after_news()
@@ -141,6 +136,18 @@ class Panel(anywidget.AnyWidget):
             self._deliver(({"type": "alive"}, []))
         lively = time.monotonic() < self._lively_until
         return (lively or not self.over()) and not self._unseen()
+
+    def _answer(self, message: dict[str, Any]) -> None:
+        """Act on a message of the page; nothing that it holds ends the refreshing."""
+        try:
+            if (answer := self.heard(message)) is not None:
+                self._deliver(answer)
+        except (TrainkitError, OSError) as error:
+            self._deliver(({"type": "trouble", "message": told(error)}, []))
+        except Exception as error:  # noqa: BLE001 - a page may send anything
+            _log.warning("a panel ignored a message of its page: %.200r", message, exc_info=True)
+            trouble = f"a message of this page was ignored, since it makes no sense ({type(error).__name__})"
+            self._deliver(({"type": "trouble", "message": trouble}, []))
 
     def broken(self, error: Exception) -> None:
         """Tell the page what ended the refreshing."""

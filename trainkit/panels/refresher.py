@@ -92,8 +92,11 @@ class Refresher:
                     more = panel.refresh()
                 except Exception as error:  # noqa: BLE001 - a thread's boundary: the panel tells, the log keeps it
                     _log.exception("a panel could not be refreshed")
-                    panel.broken(error)
                     more = False
+                    try:
+                        panel.broken(error)
+                    except Exception:  # noqa: BLE001 - the other panels go on
+                        _log.exception("a panel could not report what ended it")
                 if not more:
                     self._drop(panel)
             with self._guard:
