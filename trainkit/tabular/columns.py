@@ -171,18 +171,43 @@ def as_numbers(column: pd.Series, *, options_apply: bool = False) -> np.ndarray:
     return cast(np.ndarray, values)
 
 
+def value_kind(column: pd.Series) -> Kind:
+    """Return what the values of a column are: of a categorical one, what its categories are.
+
+    >>> value_kind(pd.Series([1, 2], dtype="category")), kind_of(pd.Series([1, 2], dtype="category"))
+    ('number', 'text')
+    """
+    if not isinstance(column.dtype, pd.CategoricalDtype) or column.isna().all():
+        return kind_of(column)
+    try:
+        return kind_of(pd.Series(column.cat.remove_unused_categories().cat.categories, name=column.name))
+    except TableError:
+        return "text"  # intervals, or several kinds, which are told apart by how they are written
+
+
+def has_zone(column: pd.Series) -> bool:
+    """Whether dates have a time zone."""
+    if column.dtype == object:
+        first = column[column.notna()].head(1).tolist()
+        return bool(first) and getattr(first[0], "tzinfo", None) is not None
+    if isinstance(column.dtype, pd.ArrowDtype):
+        return getattr(column.dtype.pyarrow_dtype, "tz", None) is not None
+    return isinstance(column.dtype, pd.DatetimeTZDtype)
+
+
 def as_dates(column: pd.Series) -> pd.Series:
     """Return datetime64 values without zone (UTC where there was one)."""
     if isinstance(column.dtype, pd.PeriodDtype):
         return cast(pd.Series, column.dt.to_timestamp())
+    if isinstance(column.dtype, pd.ArrowDtype):
+        column = column.astype(object)
     if not pd.api.types.is_datetime64_any_dtype(column.dtype):
         try:
             column = pd.to_datetime(column)
         except (ValueError, TypeError) as error:
             name = str(column.name)
             raise TableError(f"column {name!r}: {error}; expected dates", column=name) from None
-    zoned = getattr(column.dt, "tz", None) is not None
-    return column.dt.tz_convert("UTC").dt.tz_localize(None) if zoned else column
+    return column.dt.tz_convert("UTC").dt.tz_localize(None) if has_zone(column) else column
 
 
 def as_words(column: pd.Series) -> pd.Series:
@@ -192,17 +217,25 @@ def as_words(column: pd.Series) -> pd.Series:
     (['2', nan, '0.5'], ['True'])
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.rename_categories([_word(value) for value in column.cat.categories]).astype("object")
+        return column.cat.rename_categories([word(value) for value in column.cat.categories]).astype("object")
     if isinstance(column.dtype, pd.StringDtype):
         return column.astype("object")
     if pd.api.types.is_numeric_dtype(column.dtype):  # booleans too
         # Few are different, as a rule: each is turned into a text once.
         codes, values = pd.factorize(column)
-        words = np.array([*map(_word, values.tolist()), np.nan], dtype=object)
+        words = np.array([*map(word, values.tolist()), np.nan], dtype=object)
         return pd.Series(words[codes], index=column.index, name=column.name)
-    return column.astype("object").map(_word, na_action="ignore")
+    return column.astype("object").map(word, na_action="ignore")
 
 
-def _word(value: Any) -> str:
-    # 2.0 in a column that came to be float for a missing value is the word "2".
-    return str(int(value)) if isinstance(value, (float, np.floating)) and float(value).is_integer() else str(value)
+def word(value: Any) -> str:
+    """Return a value as a text: 2.0 in a column that became float because of a missing value is the word "2".
+
+    >>> word(2.0), word(0.5), word(True), word(2**53 + 1)
+    ('2', '0.5', 'True', '9007199254740993')
+    """
+    if isinstance(value, (float, np.floating)):
+        return str(int(value)) if float(value).is_integer() else str(float(value))
+    if isinstance(value, decimal.Decimal) and value == value.to_integral_value():
+        return str(int(value))
+    return str(value)

@@ -15,8 +15,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from trainkit.errors import TableError
-from trainkit.tabular.columns import as_dates, as_numbers, as_words, find_column, kind_of
+from trainkit.tabular.columns import as_dates, as_numbers, as_words, has_zone, kind_of, value_kind
 
 UNSEEN, MISSING, FIRST_WORD = 0, 1, 2
 BINS = 16
@@ -38,6 +37,8 @@ class Number(msgspec.Struct, tag="number", forbid_unknown_fields=True):
         low, high: values beyond are read as missing.
         fill: the standardised value that stands in for a missing one.
         edges: standardised quantiles between which the network interpolates, ascending.
+        kind: what the column held in training: ``"number"``, ``"duration"``, ``"date"`` or ``"zoned date"``; None
+            in files of older versions.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Number(msgspec.Struct, tag="number", forbid_unknown_fields=True):
     high: float
     fill: float
     edges: list[float]
+    kind: Literal["number", "duration", "date", "zoned date"] | None = None
 
 
 class Category(msgspec.Struct, tag="category", forbid_unknown_fields=True):
@@ -57,11 +59,13 @@ class Category(msgspec.Struct, tag="category", forbid_unknown_fields=True):
         name: the column.
         words: what was seen in training; a word's index is its position + 2.
         missing: whether values were missing in training; if not, missing is as unseen.
+        kind: what the column, or its categories, held in training; None in files of older versions.
     """
 
     name: str
     words: list[str]
     missing: bool
+    kind: Literal["text", "boolean", "number", "date"] | None = None
 
 
 class Features(msgspec.Struct, forbid_unknown_fields=True):
@@ -80,7 +84,7 @@ class Features(msgspec.Struct, forbid_unknown_fields=True):
         return [column for column in self.columns if isinstance(column, Category)]
 
     def encode(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Read rows.
+        """Read rows whose columns are of the kinds of training: its own, or converted ones.
 
         Args:
             frame: the table; the order of its columns does not matter, and more columns do not.
@@ -89,11 +93,8 @@ class Features(msgspec.Struct, forbid_unknown_fields=True):
             float32 numbers, (rows, numeric features), NaN where missing; int64 categories, (rows, categories).
 
         Raises:
-            TableError: a column is missing, or holds something else than in training.
+            TableError: a column holds something else than in training.
         """
-        absent = [column.name for column in self.columns if column.name not in frame.columns]
-        if absent:
-            find_column(frame, absent[0], f"the table (the model needs {', '.join(dict.fromkeys(absent))})")
         numbers = np.empty((len(frame), len(self.numbers)), np.float32)
         for position, number in enumerate(self.numbers):
             values = _values(frame[number.name], number.part)
@@ -122,16 +123,23 @@ def learn(
         column = frame[name]
         kind = kind_of(column)
         if kind == "number":
-            columns.append(_learn_number(name, "value", as_numbers(column), ranges.get(name)))
+            number = _learn_number(name, "value", as_numbers(column), ranges.get(name))
+            number.kind = "duration" if pd.api.types.is_timedelta64_dtype(column.dtype) else "number"
+            columns.append(number)
         elif kind == "date":
             for part in PARTS:
                 values = _values(column, part)
                 if part == "time" or np.nanmin(values) < np.nanmax(values):
-                    columns.append(_learn_number(name, part, values))
+                    number = _learn_number(name, part, values)
+                    number.kind = "zoned date" if has_zone(column) else "date"
+                    columns.append(number)
         elif kind in ("text", "boolean"):
             counts = as_words(column).value_counts()
             words = [str(word) for word in counts.index[:MAX_WORDS]]
-            columns.append(Category(name=name, words=sorted(words), missing=bool(column.isna().any())))
+            held = value_kind(column)
+            category = Category(name=name, words=sorted(words), missing=bool(column.isna().any()))
+            category.kind = "text" if held == "empty" else held
+            columns.append(category)
     return Features(columns=columns)
 
 
@@ -200,11 +208,6 @@ def _learn_number(name: str, part: str, values: np.ndarray, between: tuple[float
 
 def _values(column: pd.Series, part: str) -> np.ndarray:
     if part == "value":
-        if kind_of(column) in ("text", "boolean", "date") and not pd.api.types.is_bool_dtype(column.dtype):
-            found = kind_of(column)
-            name = str(column.name)
-            first = column[column.notna()].iloc[0]
-            raise TableError(f"column {name!r} holds {found}s ({first!r}); the model needs numbers", column=name)
         return as_numbers(column).copy()
     if column.isna().all():
         return np.full(len(column), np.nan)

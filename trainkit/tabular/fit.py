@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
@@ -15,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainkit.tabular.adam import FlatAdamW
-from trainkit.tabular.columns import as_numbers, as_words, named_columns
+from trainkit.tabular.columns import as_numbers, named_columns
 from trainkit.tabular.features import learn
 from trainkit.tabular.feeding import Batches, split
+from trainkit.tabular.labels import indices, intervals_of
 from trainkit.tabular.metrics import classification_metrics, regression_metrics
 from trainkit.tabular.model import Shape, TableModel, Target
 from trainkit.tabular.network import TableNet
@@ -153,11 +153,14 @@ def _prepare(frame: pd.DataFrame, plan: Plan, device: torch.device) -> tuple[Tab
     train, validation = split(labels, max(1, len(plan.classes)), params["val_fraction"], generator)
     features = learn(frame.iloc[train.numpy()], plan.features, plan.ranges)
     target = Target(name=plan.target, task=plan.task, labels=plan.classes)
+    if plan.task == "classification":
+        target.intervals = intervals_of(frame[plan.target], plan.classes)
     values = labels
     if plan.task == "regression":
         numbers = torch.tensor(as_numbers(frame[plan.target]))
         target.center, target.scale = float(numbers[train].mean()), float(numbers[train].std(correction=0)) or 1.0
         values = ((numbers - target.center) / target.scale).float()
+        target.is_duration = pd.api.types.is_timedelta64_dtype(frame[plan.target].dtype)
     shape = Shape(
         hidden=params["hidden"],
         outputs=max(1, len(plan.classes)),
@@ -175,6 +178,4 @@ def _labels(column: pd.Series, plan: Plan) -> Tensor:
     """Return class indices, or zeros for regression, (rows,)."""
     if plan.task == "regression":
         return torch.zeros(len(column), dtype=torch.int64)
-    words = [str(label) for label in plan.classes]
-    codes = pd.Categorical(as_words(column), categories=words).codes
-    return torch.from_numpy(np.asarray(codes, np.int64))
+    return torch.from_numpy(indices(column, plan.classes))

@@ -13,11 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from trainkit.errors import ModelFileError, TrainkitError
+from trainkit.errors import ModelFileError, TableError, TrainkitError
 from trainkit.files.modelfile import MODEL_FORMAT, load_model_content
 from trainkit.tabular.columns import named_columns
+from trainkit.tabular.conversion import convert
 from trainkit.tabular.features import Features
+from trainkit.tabular.frames import with_missing
+from trainkit.tabular.labels import Intervals, predictions
 from trainkit.tabular.network import TableNet
+from trainkit.tabular.sources import as_frame
 
 VERSION, KIND = 1, "table"
 ROWS_AT_ONCE = 8192
@@ -30,7 +34,9 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
         name: the column.
         task: regression or classification.
         labels: the classes in the order of the network's outputs.
-        center, scale: of a regression's target, in its units.
+        center, scale: of a regression's target, in its units; seconds for time spans.
+        intervals: what the classes are, if they are intervals.
+        is_duration: whether the target of a regression is a time span.
     """
 
     name: str
@@ -38,6 +44,8 @@ class Target(msgspec.Struct, forbid_unknown_fields=True):
     labels: list[bool | int | float | str]
     center: float = 0.0
     scale: float = 1.0
+    intervals: Intervals | None = None
+    is_duration: bool = False
 
 
 class Shape(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,32 +82,40 @@ class TableModel:
         columns = len({column.name for column in self.features.columns})
         return f"TableModel({self.target.task} of {self.target.name}{kind} from {columns} columns)"
 
-    def predict(self, frame: pd.DataFrame) -> pd.Series:
+    def predict(self, rows: Any) -> pd.Series:
         """Predict the target of new rows.
 
+        Columns may be in any order, and there may be more of them.  Missing values are predicted as missing, texts
+        that training has not seen as unknown, with a warning where they are most of a column's.  Values of another
+        kind than in training are converted where that is exact: 0 and 1 to False and True, ``"1.5"`` to a number.
+
         Args:
-            frame: the rows; columns in any order, more columns than needed, missing values and unseen words
-                are all fine.
+            rows: a DataFrame or another table; one row as a dict or as a Series such as ``table.iloc[0]``; or a
+                list of dicts.
 
         Returns:
-            Labels of the training table's type, or float64 numbers in the target's units, (rows,), with the
-            index of ``frame``.
+            Labels of the training table's type, or numbers in the target's units, (rows,), with the index of a
+            DataFrame.
 
         Raises:
-            TableError: a needed column is missing, or holds another kind of values.
+            TableError: a needed column is missing, holds another kind of values than in training, or holds several
+                texts of which training has seen none.
         """
+        frame = self._rows(rows)
         out = self._forward(frame)
         if self.target.task == "regression":
-            values: Any = out[:, 0]
-        else:
-            best = out.argmax(1)
-            values = [self.target.labels[position] for position in best]
-            if all(isinstance(label, str) for label in self.target.labels):
-                values = pd.array(values, dtype="str")
-        return pd.Series(values, index=frame.index, name=self.target.name)
+            values = out[:, 0]
+            if self.target.is_duration:
+                values = np.round(values * 1e6).astype(np.int64).astype("timedelta64[us]")
+            return pd.Series(values, index=frame.index, name=self.target.name)
+        labels = predictions(self.target.labels, self.target.intervals)
+        return pd.Series(labels.array[out.argmax(1)], index=frame.index, name=self.target.name)
 
-    def predict_proba(self, frame: pd.DataFrame) -> pd.DataFrame:
+    def predict_proba(self, rows: Any) -> pd.DataFrame:
         """Return the probability of every class, (rows, classes), one column per label.
+
+        Args:
+            rows: as with :meth:`predict`.
 
         Raises:
             TrainkitError: this is a regression.
@@ -107,7 +123,9 @@ class TableModel:
         """
         if self.target.task == "regression":
             raise TrainkitError(f"{self.target.name!r} is a number, not a class; use predict")
-        return pd.DataFrame(self._forward(frame), index=frame.index, columns=pd.Index(self.target.labels))
+        frame = self._rows(rows)
+        labels = predictions(self.target.labels, self.target.intervals)
+        return pd.DataFrame(self._forward(frame), index=frame.index, columns=pd.Index(labels))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model into one file; :func:`load_model` reads it."""
@@ -138,10 +156,23 @@ class TableModel:
         self.network.train(was_training)
         return torch.cat(parts) if parts else torch.zeros(0, self.shape.outputs)
 
+    def _rows(self, rows: Any) -> pd.DataFrame:
+        if isinstance(rows, pd.Series):
+            frame = rows.to_frame().T
+        elif isinstance(rows, Mapping) and not any(map(pd.api.types.is_list_like, rows.values())):
+            frame = pd.DataFrame([dict(rows)])
+        else:
+            try:
+                frame = rows if isinstance(rows, pd.DataFrame) else as_frame(rows)
+            except TableError as error:
+                raise TableError(
+                    f"predict takes a DataFrame or another table, one row as a dict or a Series, or a list of "
+                    f"dicts; got {type(rows).__name__}"
+                ) from error
+        return with_missing(named_columns(frame), self.options.get("missing") or ())
+
     def _forward(self, frame: pd.DataFrame) -> np.ndarray:
-        if not isinstance(frame, pd.DataFrame):
-            raise TrainkitError(f"predict takes a DataFrame, got {type(frame).__name__}; try pd.DataFrame(...)")
-        numbers, categories = self.features.encode(named_columns(frame))
+        numbers, categories = self.features.encode(convert(frame, self.features))
         device = self.network.signs.device
         out = self.outputs(torch.from_numpy(numbers).to(device), torch.from_numpy(categories).to(device))
         return out.double().numpy()

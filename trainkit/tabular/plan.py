@@ -25,6 +25,7 @@ from trainkit.tabular.columns import (
     separated_otherwise,
 )
 from trainkit.tabular.features import ID_NAME, MAX_WORDS
+from trainkit.tabular.labels import classes_of
 from trainkit.tabular.options import TrainOptions, advice
 from trainkit.tabular.read import line_of_row
 
@@ -150,21 +151,6 @@ def defaults(options: TrainOptions, rows: int) -> dict[str, Any]:
     return params
 
 
-def classes_of(column: pd.Series) -> list[Any]:
-    """Return the labels of a column as plain values, sorted.
-
-    >>> classes_of(pd.Series([2, 1, None]))
-    [1, 2]
-    """
-    kind = kind_of(column)
-    if kind == "number":
-        values = np.unique(as_numbers(column[column.notna()], options_apply=True))
-        return [int(value) if float(value).is_integer() else float(value) for value in values]
-    if kind == "boolean":
-        return sorted({bool(value) for value in column.dropna()})
-    return sorted(as_words(column).dropna().unique().tolist())
-
-
 def named_target(frame: pd.DataFrame) -> str | None:
     """Return the column that is predicted where none is named: one called y, target or label."""
     by_name = {str(name).lower(): str(name) for name in reversed(frame.columns)}
@@ -220,6 +206,8 @@ def _task(column: pd.Series, options: TrainOptions, where: str, path: str | Path
         raise TableError(f"target {name!r} holds dates; turn them into numbers or classes first", column=name)
     if told == "classification":
         return "classification"
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return "regression"
     if told == "regression":
         if kind == "text":
             words = as_words(column)
