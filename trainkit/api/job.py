@@ -133,15 +133,20 @@ class Job:
         """
         return read_log(self.paths.output) if tail is None else read_last_lines(self.paths.output, tail)
 
-    def plot(self) -> Figure:
+    def plot(self, *metrics: str) -> Figure:
         """Return a chart of each metric, training and validation together.
+
+        Args:
+            *metrics: names of metrics, where ``*`` stands for anything: ``job.plot("loss", "layer*/grad_norm")``;
+                without them all.  Of very many, metrics whose names differ only in a part share a chart.
 
         Raises:
             MissingExtraError: matplotlib is not installed.
+            OptionError: no metric has such a name.
         """
         from trainkit.api.history import metrics_figure
 
-        return metrics_figure(self.metrics(), self.record)
+        return metrics_figure(self.metrics(), self.record, metrics)
 
     # --- waiting ---------------------------------------------------------------------------------
 

@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainkit.api.charts import paired
 from trainkit.files.record import Record, Status
 from trainkit.files.streams import attempt_of
 from trainkit.files.units import duration as duration
 from trainkit.files.units import size as size
 
-#: Endings of metric names that mean "the same quantity, on validation rows".
-_VALIDATION_PREFIX = "val_"
-#: What is logged but is no result: shown last.
-_SETTINGS = frozenset({"lr", "learning_rate"})
+#: Of a job with more metrics the others are counted, where all would fill a screen.
+MOST_NUMBERS = 24
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
         message=clean(record.message),
         progress=record.progress,
         facts=facts,
-        numbers=[(name, number(value)) for name, value in paired(record.metrics)],
+        numbers=numbers(record.metrics),
         actions=actions(record),
         # What nobody has set says nothing.
         params=[(name, brief(value)) for name, value in record.params.items() if value not in (None, [], {}, "")],
@@ -288,27 +287,15 @@ def eta_s(record: Record) -> float | None:
     return max(0.0, (record.total_steps - record.step) / record.throughput.steps_per_s)
 
 
-def paired(metrics: Mapping[str, float]) -> Iterable[tuple[str, float]]:
-    """Yield the metrics with each ``val_`` one behind its training twin.
+def numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return metrics with their values as people read them; of very many, the first, and how many more there are.
 
-    >>> [name for name, _ in paired({"loss": 1, "accuracy": 1, "val_loss": 1})]
-    ['loss', 'val_loss', 'accuracy']
+    >>> numbers({"loss": 0.25, "accuracy": 0.5, "val_loss": 0.75})
+    [('loss', '0.25'), ('val_loss', '0.75'), ('accuracy', '0.5')]
     """
-    for names in groups(metrics).values():
-        for name in names:
-            yield name, metrics[name]
-
-
-def groups(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group metric names that belong on one chart: a metric and its validation twin.
-
-    >>> groups(["lr", "loss", "accuracy", "val_loss"])
-    {'loss': ['loss', 'val_loss'], 'accuracy': ['accuracy'], 'lr': ['lr']}
-    """
-    found: dict[str, list[str]] = {}
-    for name in sorted(names, key=lambda name: name in _SETTINGS):
-        found.setdefault(name.removeprefix(_VALIDATION_PREFIX), []).append(name)
-    return {name: sorted(members, key=lambda member: member.startswith("val_")) for name, members in found.items()}
+    pairs = [(name, number(value)) for name, value in paired(metrics)]
+    more = [("more metrics", str(len(pairs) - MOST_NUMBERS))] if len(pairs) > MOST_NUMBERS else []
+    return [*pairs[:MOST_NUMBERS], *more]
 
 
 def number(value: float) -> str:

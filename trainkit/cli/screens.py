@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainkit.api import view
+from trainkit.api.charts import paired
 from trainkit.cli.exits import echo_json
 from trainkit.cli.watching import Epoch, Screen, Update
 from trainkit.files.modelfile import model_file
@@ -148,7 +149,7 @@ class _TextScreen:
         self.console.print(text, soft_wrap=True)
 
     def _epoch(self, epoch: Epoch) -> None:
-        names = [name for name, _ in view.paired(epoch.metrics)]
+        names = [name for name, _ in paired(epoch.metrics)]
         if not set(names) <= set(self._columns):
             self._columns = names
             self._numbers("epoch", names, style="dim")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainkit.api import view
+from trainkit.api.charts import paired
 from trainkit.errors import JobIdError, TrainkitError, UnknownJobError
 from trainkit.files.paths import jobs_folder
 from trainkit.files.record import Record, Status
@@ -125,7 +126,7 @@ def as_row(record: Record) -> Row:
     ['a', 'fit', 'STOPPED', 0.0, 'step 5', 'loss 0.25', 0.0, 'ray', 'delete', None]
     """
     failed = record.status is Status.FAILED and record.message
-    numbers = list(view.paired(record.metrics))[:4]
+    numbers = list(paired(record.metrics))[:4]
     asked = [action.name for action in view.actions(record)]
     if record.status.terminal:
         asked.append("delete")

@@ -8,6 +8,7 @@ from typing import Any
 import traitlets
 
 from trainkit.api import view
+from trainkit.api.charts import groups
 from trainkit.api.job import Job
 from trainkit.api.listing import records_of
 from trainkit.api.results import delete
@@ -141,7 +142,7 @@ class Dashboard(Panel):
             x, y = thinned(points.x, points.y, _CURVE_POINTS)
             series.append({"name": job_id, "at": len(buffers), "count": len(x)})
             buffers += [x.astype("<f8").tobytes(), y.astype("<f4").tobytes()]
-        ordered = [name for names in view.groups(names).values() for name in names]
+        ordered = [name for names in groups(names).values() for name in names]
         return [({"type": "curves", "metric": metric, "metrics": ordered, "series": series}, buffers)]
 
     def _open_news(self, job: Job, feed: JobFeed) -> list[Message]:
@@ -171,7 +172,7 @@ def listing_text(store: Store) -> str:
         header = ["name", "state", "at", "metrics"]
         rows = []
         for record in ended:
-            numbers = "  ".join(f"{name} {view.number(value)}" for name, value in view.paired(record.metrics))
+            numbers = "  ".join(f"{name} {value}" for name, value in view.numbers(record.metrics))
             rows.append([record.name, str(record.status), view.headline(record), numbers])
         lines.append(view.table(rows, header))
     if live:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import psutil
 
 from trainkit.api import view
+from trainkit.api.charts import TRAINING, charts
 from trainkit.errors import TrainkitError, UnknownJobError
 from trainkit.files.log_tail import LogTail
 from trainkit.files.modelfile import model_file
@@ -214,7 +215,7 @@ class JobFeed:
             "ranks": ranks(record),
             "controls": self._controls.of(record.params) if steerable else [],
             "rivals": self._still_rivals(record),
-            "groups": list(view.groups(self.history.metrics).items()),
+            **_charts(self.history.metrics),
         }
         if record.best is not None:
             card["best"] = {
@@ -306,6 +307,16 @@ class JobFeed:
         if record.status.terminal or record.status is Status.QUEUED or silent < _SILENT_S:
             return None
         return int(silent) if self.store.is_owned(record) is None else None
+
+
+def _charts(names: Iterable[str]) -> dict[str, Any]:
+    """Return which metrics are on which chart, and of each line what is not plain: its label, and its rows."""
+    found = charts(names)
+    lines = {line.name: (line.label, line.split) for chart in found for line in chart.lines}
+    return {
+        "groups": [(chart.title, [line.name for line in chart.lines]) for chart in found],
+        "lines": {name: line for name, line in lines.items() if line != ("", TRAINING)},
+    }
 
 
 def ranks(record: Record) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainkit.api import view
+from trainkit.api.charts import TEST, TRAINING, VALIDATION, Chart, charts
 from trainkit.api.job import Job
 from trainkit.files.record import Record, Status
 from trainkit.panels.happened import Happened
@@ -21,7 +22,8 @@ from trainkit.panels.plain import gone_text, live_text, without_folder
 from trainkit.panels.series import History, thinned
 
 #: Tones that read well on white and on black, since a stored picture cannot follow the theme.
-_TRAINING, _VALIDATION, _INK, _GRID = "#2a8fcf", "#e07b1f", "#84898f", "#84898f"
+_COLOURS = {TRAINING: "#2a8fcf", VALIDATION: "#e07b1f", TEST: "#1f9d73"}
+_INK, _GRID = "#84898f", "#84898f"
 _TONES = {Status.COMPLETED: "#1f9d73", Status.FAILED: "#d9534f", Status.INTERRUPTED: "#a8558a"}
 _MOST_CHARTS = 6
 #: Drawn finer than it is shown (96 pixels an inch), for screens with small pixels.
@@ -84,7 +86,7 @@ def as_html(record: Record, png: bytes | None, changes: Changes, *, deleted: boo
             f"<b>{say(seen.fault.title)}</b>{place}{code}{trace if seen.fault.traceback else ''}</div>"
         )
     if png is not None:
-        names = ", ".join(view.groups(record.metrics))
+        names = ", ".join(chart.title for chart in charts(record.metrics)[:_MOST_CHARTS])
         data = base64.b64encode(png).decode()
         parts.append(
             f'<img alt="Charts of {say(names, quote=True)}" width="{round(_WIDTH_IN * _SHOWN_DPI)}" '
@@ -116,52 +118,51 @@ def _line(pairs: list[tuple[str, str]]) -> str:
 
 def charts_png(history: History, record: Record, changes: Changes) -> bytes | None:
     """Return a small picture of the job's charts; None if nothing was logged, or without matplotlib."""
-    groups = dict(list(view.groups(history.metrics).items())[:_MOST_CHARTS])
-    if not groups:
+    shown = charts(history.metrics)[:_MOST_CHARTS]
+    if not shown:
         return None
     try:
         # Not pyplot: its state is global, and this may run beside a cell that draws.
         from matplotlib.figure import Figure
     except ImportError:
         return None  # the text says it all, only less well
-    columns = min(3, max(2, len(groups)))
-    rows = -(-len(groups) // columns)
+    columns = min(3, max(2, len(shown)))
+    rows = -(-len(shown) // columns)
     figure = Figure(figsize=(_WIDTH_IN, 2.0 * rows), layout="constrained", dpi=_DPI)
     figure.patch.set_alpha(0.0)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axis, (title, names) in zip(axes, groups.items(), strict=False):
-        _draw(axis, title, names, history, record)
+    for axis, chart in zip(axes, shown, strict=False):
+        _draw(axis, chart, history, record)
         for change in changes:
             axis.axvline(change["step"], color=_INK, linestyle=(0, (2, 2)), linewidth=0.7)
-    for axis in axes[len(groups) :]:
+    for axis in axes[len(shown) :]:
         axis.set_axis_off()
     return _small_png(figure)
 
 
-def _draw(axis: Any, title: str, names: list[str], history: History, record: Record) -> None:
-    for name in names:
+def _draw(axis: Any, chart: Chart, history: History, record: Record) -> None:
+    for name, label, split in chart.lines:
         points = history.metrics[name]
         x, y = thinned(points.x, points.y, _POINTS)
-        validation = name.startswith("val_")
         axis.plot(
             x,
             y,
-            color=_VALIDATION if validation else _TRAINING,
-            linestyle=(0, (4, 2)) if validation else "-",
-            marker="o" if len(x) == 1 or (validation and len(x) <= 25) else None,
+            color=_COLOURS[split],
+            linestyle="-" if split == TRAINING else (0, (4, 2)),
+            marker="o" if len(x) == 1 or (split != TRAINING and len(x) <= 25) else None,
             markersize=2.6,
             linewidth=1.2,
-            label="validation" if validation else "training",
+            label=label,
         )
         if record.best is not None and record.best.metric == name and np.isfinite(record.best.value):
             axis.plot(record.best.step, record.best.value, "*", color=_INK, markersize=8, zorder=5)
-    axis.set_title(title, loc="left", fontsize=9, color=_INK, parse_math=False)
+    axis.set_title(chart.title, loc="left", fontsize=9, color=_INK, parse_math=False)
     axis.tick_params(labelsize=7, colors=_INK, length=0)
     axis.grid(color=_GRID, alpha=0.25, linewidth=0.6)
     axis.patch.set_alpha(0.0)
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(False)
-    if len(names) > 1:
+    if len(chart.lines) > 1 or chart.lines[0].label:
         axis.legend(frameon=False, fontsize=7, labelcolor=_INK, borderaxespad=0.1)
 
 

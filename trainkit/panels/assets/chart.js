@@ -9,6 +9,7 @@ const MOST_TIPS = 4;
 const LOOKS = {
   training: { colour: "--tk-training", dash: null, width: 1.5 },
   validation: { colour: "--tk-validation", dash: [6, 3], width: 1.75, points: true },
+  test: { colour: "--tk-green", dash: [2, 3], width: 1.75, points: true },
 };
 
 function smoothed(values, weight) {

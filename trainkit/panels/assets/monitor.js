@@ -168,10 +168,9 @@ class MonitorView {
       this.charts.set(title, chart);
       this.chartsBox.append(chart.element);
     }
-    const paired = names.length > 1;
     chart.setLines(names.map((name) => {
-      const validation = name.startsWith("val_");
-      return { key: name, label: validation ? "validation" : paired ? "training" : "", look: validation ? LOOKS.validation : LOOKS.training };
+      const [label, split] = this.card.lines?.[name] ?? ["", "training"];
+      return { key: name, label, look: LOOKS[split] };
     }));
     return chart;
   }
