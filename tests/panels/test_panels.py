@@ -564,6 +564,33 @@ def test_a_damaged_table_leaves_nothing_of_the_one_before(root: Path, page: Any)
     assert "plan" not in seen.hears("problems", number=7)
 
 
+def test_a_table_is_read_again_as_the_form_says(root: Path, page: Any) -> None:
+    """What a message advises for the delimiter and for missing values works in the form, and can be undone."""
+    rows = "".join(f"{n}.5;{'pq'[n % 2]}\n" for n in range(40))
+    (root / "t.csv").write_text("size;kind\nn/a;p\n" + rows)
+    seen = page(tk.launcher())
+    seen.say(type="preview", path="t.csv")
+    assert [column["name"] for column in seen.hears("preview")["columns"]] == ["size;kind"]
+    seen.say(type="check", values={"target": "size;kind"}, number=1)
+    assert "delimiter=';'" in seen.hears("problems", number=1)["refused"]
+    for values, kind in (({"delimiter": ";"}, "text"), ({"delimiter": ";", "missing": "n/a"}, "number")):
+        seen.say(type="check", values=values, number=2)
+        read = seen.hears("preview", path="t.csv", target="kind", row_count=41)
+        seen.sent.clear()
+        assert [(column["name"], column["type"]) for column in read["columns"]] == [
+            ("size", kind),
+            ("kind", "text"),
+        ]
+        seen.say(type="check", values={"target": "kind", **values}, number=3)
+        answer = seen.hears("problems", number=3)
+        assert ("missing=('n/a',)" in answer.get("refused", "")) is (kind == "text")
+        assert ("plan" in answer) is (kind == "number")
+    seen.say(type="check", values={"delimiter": "p"}, number=4)
+    seen.hears("refused", about="table")
+    seen.say(type="check", values={"target": "kind", "delimiter": ";"}, number=5)
+    assert seen.hears("preview")["target"] == "kind"
+
+
 # --- text --------------------------------------------------------------------------------------------
 
 

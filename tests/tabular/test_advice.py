@@ -53,7 +53,7 @@ def numbers_with(word: str, separator: str = ",", *, count: int = 40, place: int
 def test_the_advised_delimiter_reads_the_file(tmp_path: Path, separator: str) -> None:
     file = tmp_path / "t.csv"
     file.write_text(numbers_with("1.5", separator))
-    for target in (None, "y"):
+    for target in (None, "y", f"a{separator}y"):
         (refused,) = messages(file, TrainOptions(target=target))
         advised = followed(refused)
         assert [name for name, _ in advised] == ["delimiter"] * 2

@@ -283,9 +283,12 @@ def test_numbers_of_other_libraries_are_plain_in_options(root: Path, value: Any,
     options = check_options({"epochs": value, "hidden": [32, value] if value.ndim == 0 else [32, plain]})
     assert options == TrainOptions(epochs=plain, hidden=(32, plain))
     assert type(options.epochs) is int
-    job = tk.train(TABLE, target=np.str_("y"), epochs=value, hidden=4)
+    job = tk.train(
+        TABLE, target=np.str_("y"), epochs=value, hidden=4, max_time=np.float32(600), retries=np.int64(0)
+    )
     assert job.wait(60) is Status.COMPLETED
     assert job.record.params["epochs"] == 3
+    assert job.record.limits.max_time_s == 600
 
 
 @pytest.mark.parametrize(

@@ -351,6 +351,6 @@ def _limits(max_time: object, patience: object) -> Limits:
         OptionError: not a time above 0, or not a whole number from 1 on.
     """
     return Limits(
-        max_time_s=None if max_time is None else seconds(max_time, name="max_time"),
+        max_time_s=None if max_time is None else seconds(plain_value(max_time), name="max_time"),
         patience=None if patience is None else whole_number(patience, "patience", least=1),
     )

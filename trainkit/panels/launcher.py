@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("trainkit")
 
+#: Options of the form that change how the file is read.
+READ_OPTIONS = ("delimiter", "missing")
+
 
 class Launcher(Panel):
     """A form; with a function, of its parameters; without one, of a table and the options to train on it.
@@ -55,6 +58,8 @@ class Launcher(Panel):
         self._starting = False
         self._was_over = False
         self._table: tuple[str, pd.DataFrame] | None = None
+        # The path that was chosen, and the options that it was read with.
+        self._reading: tuple[str, dict[str, Any]] | None = None
         super().__init__(store)
 
     def everything(self) -> Message:
@@ -151,14 +156,23 @@ class Launcher(Panel):
     def _preview(self, path: str) -> Message:
         if path not in [table["path"] for table in tables(self.store.root)]:
             raise OptionError(f"{path!r} is not one of the tables below {self.store.root}")
-        self._table = None  # whatever comes of this one, nothing is said of the one before
-        frame = read_table(self.store.root / path)
+        return self._read(path, {})
+
+    def _read(self, path: str, options: dict[str, Any]) -> Message:
+        self._table = None  # a check after a failure is not about the table before
+        self._reading = (path, options)
+        frame = read_table(self.store.root / path, **options)
         self._table = (path, frame)
         return {"type": "preview", "path": path, **preview(frame)}, []
 
     def _check_table(self, texts: dict[str, Any], number: int) -> Message:
         """Say what training would do with the table and the options as they are, or what stands against it."""
         problems = self._problems(texts)
+        if self._reading is not None and not problems:
+            path, read_with = self._reading
+            options = {name: value for name, value in self.form.values(texts).items() if name in READ_OPTIONS}
+            if options != read_with:
+                return self._read(path, options)  # the page asks for the next check when it has the new columns
         answer: dict[str, Any] = {"type": "problems", "problems": problems, "number": number}
         if self._table is not None and not problems:
             path, frame = self._table

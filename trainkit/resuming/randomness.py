@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from trainkit.errors import OptionError
 from trainkit.files.record import Randomness, Record
+from trainkit.files.scalars import plain_value
 
 OWN_GENERATORS = "it draws from generators of its own only"
 OWN_PROCESS = "its process begins every attempt with this seed"
@@ -39,6 +40,7 @@ def check_seed(seed: object) -> int | None:
     >>> check_seed(3)
     3
     """
+    seed = plain_value(seed)
     if seed is None or (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < SEEDS):
         return seed
     raise OptionError(f"seed={seed!r}: expected a whole number from 0 to {SEEDS - 1}")

@@ -6,6 +6,7 @@ from typing import Any
 
 from trainkit.errors import OptionError
 from trainkit.files.record import Resources
+from trainkit.files.scalars import plain_value
 
 #: Most ranks of one job: beyond this a typing error is likelier than a cluster.
 MOST_RANKS = 10_000
@@ -26,6 +27,7 @@ def check_resources(*, ranks: Any = 1, gpus_per_rank: Any = 0, retries: Any = 0,
     >>> check_resources(ranks=2).ranks
     2
     """
+    ranks, gpus_per_rank, retries = map(plain_value, (ranks, gpus_per_rank, retries))
     for name, value, least, most in (
         ("ranks", ranks, 1, MOST_RANKS),
         ("gpus_per_rank", gpus_per_rank, 0, 64),

@@ -89,6 +89,8 @@ def check_table(
     if len(frame) == 0:
         raise TableError(f"{where} has columns and no rows; expected at least {MIN_ROWS}", path=path)
     target = _target(frame, options.target, where, path)
+    if otherwise := separated_otherwise(frame, path):
+        raise TableError(f"{where} has no column to learn from besides {target!r}{otherwise}", column=target)
     column = frame[target]
     warnings: list[str] = []
     present = column.notna()

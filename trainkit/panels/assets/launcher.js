@@ -162,8 +162,11 @@ class LauncherView {
     if (found.path !== this.path) return;
     say(this.status, "");
     this.start.disabled = false;
+    // The same table, read with other options: what was chosen stays where there still is such a column.
+    const chosen = this.previewed === found.path ? this.target.value : "";
+    this.previewed = found.path;
     this.target.replaceChildren(...found.columns.map((column) => h("option", { value: column.name }, column.name)));
-    this.target.value = found.target;
+    this.target.value = found.columns.some((column) => column.name === chosen) ? chosen : found.target;
     this.name.placeholder = found.path.split("/").pop().split(".")[0];
     const mark = () => {
       for (const cell of this.preview.querySelectorAll("[data-column]")) cell.classList.toggle("tk-is-target", cell.dataset.column === this.target.value);
