@@ -20,8 +20,9 @@ from trainkit.runners.task import Task, dump_outcome, dump_task, load_task
 from trainkit.runners.worker import main
 
 
-def test_closures_lambdas_and_local_classes_travel_by_value() -> None:
+def test_closures_lambdas_and_local_classes_travel_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """A function takes along what it mentions, even if no module could be imported for it."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])  # the task brings its own
 
     class Local:
         value = 3

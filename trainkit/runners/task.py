@@ -9,8 +9,9 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import IO, Any
 
 import cloudpickle
 import msgspec
@@ -20,6 +21,7 @@ from trainkit.files.paths import JobPaths
 from trainkit.files.trust import job_key, seal, verify, without_seal
 from trainkit.files.whole import read_whole, write_atomically
 from trainkit.runners.logging_setup import logging_setup, set_up_logging
+from trainkit.runners.main_module import become_main, definitions, globals_of_main, is_of_main
 
 #: What is sealed.
 _TASK, _OUTCOME = "task", "result"
@@ -47,11 +49,19 @@ def dump_task(task: Task, *, key: str | None = None) -> bytes:
     """
     file = io.BytesIO()
     sources = _sources(task.function)
-    envelope = {"sys_path": list(sys.path), "folder": os.getcwd(), "sources": sources, "logging": logging_setup()}
+    envelope = {
+        "sys_path": list(sys.path),
+        "folder": os.getcwd(),
+        "sources": sources,
+        "logging": logging_setup(),
+        "definitions": definitions(_pickled),
+    }
     pickle.dump(envelope, file)
     try:
-        # Behind it, and not within: what takes a gigabyte is not held once more.
-        ValuePickler(file).dump((task.function, task.arguments))
+        # After it, and not within: what takes a gigabyte is not held once more.
+        pickler = ValuePickler(file)
+        # The names are collected while the rest is pickled, before their turn comes.
+        pickler.dump((task.function, task.arguments, pickler.of_main))
     except Exception as error:  # pickling runs the code of any class, which may raise anything
         raise TaskError(_explain(task, error)) from error
     if key is not None:
@@ -80,7 +90,7 @@ def read_task(paths: JobPaths, *, own_process: bool = True) -> Task:
         StoreError: it is damaged, or cannot be read.
         TrustError: somebody else has written it.
     """
-    return load_task(checked_task(paths), own_process=own_process)
+    return load_task(checked_task(paths), own_process=own_process, file_path=paths.task)
 
 
 def checked_task(paths: JobPaths, *, trust: bool = False, verb: str = "resume") -> bytes:
@@ -112,13 +122,14 @@ def adopt_task(data: bytes, paths: JobPaths) -> None:
     write_atomically(paths.task, data + seal(data, job_key(paths.job_id), _TASK), durable=False, private=True)
 
 
-def load_task(data: bytes, *, own_process: bool = True) -> Task:
+def load_task(data: bytes, *, own_process: bool = True, file_path: Path | None = None) -> Task:
     """Undo :func:`dump_task`.
 
     Args:
         data: what it returned.
-        own_process: whether this process is the task's alone; then it works in the folder, and finds modules in
-            the order, of the process that made the task.
+        own_process: whether this process is the task's alone; then it works in the folder, finds modules in the
+            order, and has the ``__main__``, of the process that made the task.
+        file_path: where it is, for processes that this one spawns.
     """
     file = io.BytesIO(data)
     envelope = pickle.load(file)
@@ -133,12 +144,30 @@ def load_task(data: bytes, *, own_process: bool = True) -> Task:
     for name, lines in envelope["sources"].items():
         # The cells of a notebook are no files; without this, tracebacks from them would show no code.
         linecache.cache[name] = (sum(map(len, lines)), None, lines, name)
+    if own_process:
+        with become_main(envelope.get("definitions", {}), str(file_path) if file_path else None) as main:
+            function, arguments, *of_main = pickle.load(file)
+            main.update(*of_main)
+        return Task(function, arguments)
     try:
-        function, arguments = pickle.load(file)
+        function, arguments, *_ = pickle.load(file)
     finally:
-        if not own_process:
-            sys.path[:] = path_before  # what is imported by now stays; the notebook finds its modules as before
+        sys.path[:] = path_before  # what is imported by now stays; the notebook finds its modules as before
     return Task(function, arguments)
+
+
+def definitions_in(data: bytes) -> dict[str, bytes]:
+    """Return the definitions of ``__main__`` that travel with a task, each pickled."""
+    found: dict[str, bytes] = pickle.load(io.BytesIO(data)).get("definitions", {})
+    return found
+
+
+def main_of(data: bytes) -> dict[str, Any]:
+    """Return the classes and functions of ``__main__`` that a task mentions."""
+    file = io.BytesIO(data)
+    pickle.load(file)
+    _, _, *of_main = pickle.load(file)
+    return dict(*of_main)
 
 
 def dump_outcome(
@@ -222,7 +251,7 @@ class BoundedBuffer(io.BytesIO):
 
 def _pickled(value: Any, limit_bytes: int | None = None) -> bytes:
     file = io.BytesIO() if limit_bytes is None else BoundedBuffer(limit_bytes)
-    ValuePickler(file).dump(value)
+    ValuePickler(file, limit_bytes).dump(value)
     return file.getvalue()
 
 
@@ -239,6 +268,25 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles by value, and code with the name of its file."""
 
     dispatch_table = cloudpickle.Pickler.dispatch_table.new_child({CodeType: _reduce_code})
+
+    def __init__(self, file: IO[bytes], limit_bytes: int | None = None) -> None:
+        super().__init__(file)
+        self._limit_bytes = limit_bytes
+        main, stand_in = globals_of_main()
+        self.globals_ref[main] = stand_in
+        #: The classes and functions of ``__main__`` that were pickled so far, by name.
+        self.of_main: dict[str, Any] = {}
+
+    def reducer_override(self, value: Any) -> Any:
+        """Note what is of ``__main__``, refuse what is too large, and reduce the rest."""
+        if is_of_main(value):
+            self.of_main[value.__name__] = value
+        if self._limit_bytes is not None:
+            # A tensor copies its memory, be it on a GPU, before the buffer could refuse it.
+            size_bytes = getattr(value, "nbytes", 0)
+            if isinstance(size_bytes, int) and size_bytes > self._limit_bytes:
+                raise ValueError(f"it takes more than {self._limit_bytes:,} bytes")
+        return super().reducer_override(value)
 
 
 def _sources(function: Callable[..., Any]) -> dict[str, list[str]]:
