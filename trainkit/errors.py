@@ -13,12 +13,18 @@ import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from trainkit.clean_text import clean_lines
+
 #: The name to install; on the package index, ``trainkit`` is an unrelated project.
 DISTRIBUTION = "jupyter-trainkit"
 
 
 class TrainkitError(Exception):
     """The root of all trainkit errors."""
+
+    def __str__(self) -> str:
+        # A message may quote a job, a file name or a table, and is printed in a terminal.
+        return clean_lines(super().__str__())
 
 
 class JobIdError(TrainkitError, ValueError):

@@ -19,7 +19,7 @@ from trainkit.api.charts import (
     quantity_of,
     without_numbers,
 )
-from trainkit.api.view import brief, clean
+from trainkit.api.view import brief, clean, title
 from trainkit.errors import OptionError, missing_extra
 from trainkit.files.metrics import as_recorded
 from trainkit.files.record import Record
@@ -111,7 +111,7 @@ def metrics_figure(frame: pd.DataFrame, record: Record, patterns: Sequence[str] 
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     note = f'   ·   {len(left_out)} more charts: job.plot("{left_out[0].title}", …) draws them' if left_out else ""
-    figure.suptitle(clean(record.name) + note, x=0.01, ha="left", fontsize=11, parse_math=False)
+    figure.suptitle(title(record.name) + note, x=0.01, ha="left", fontsize=11, parse_math=False)
     return figure
 
 
@@ -173,11 +173,11 @@ def _draw(axis: Any, chart: Chart, frame: pd.DataFrame, record: Record) -> None:
             linestyle="-" if family else next(styles[split]),
             linewidth=0.8 if family else 1.3,
             # Of a family the first and the last are named: the shades between them follow their order.
-            label=(name if index in (0, len(chart.lines) - 1) else None) if family else label,
+            label=(title(name) if index in (0, len(chart.lines) - 1) else None) if family else clean(label),
         )
         if record.best is not None and record.best.metric == name:
             axis.plot(record.best.step, record.best.value, "*", color="black", markersize=9, label="best")
-    axis.set_title(chart.title, loc="left", fontsize=10, parse_math=False)
+    axis.set_title(title(chart.title), loc="left", fontsize=10, parse_math=False)
     axis.set_xlabel("step", fontsize=8)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainkit.api.charts import paired
+from trainkit.clean_text import clean as clean
+from trainkit.clean_text import clean_lines as clean_lines
 from trainkit.files.record import Record, Status
 from trainkit.files.streams import attempt_of
 from trainkit.files.units import duration as duration
@@ -102,8 +104,8 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
     facts: list[tuple[str, str]] = []
     if record.best is not None:
         at = f"epoch {record.best.epoch}" if record.best.epoch else f"step {record.best.step}"
-        facts.append(("best", f"{record.best.metric} {number(record.best.value)} at {at}"))
-    facts.append(("runner", " on ".join(filter(None, [record.runner or "none", record.device]))))
+        facts.append(("best", f"{clean(record.best.metric)} {number(record.best.value)} at {at}"))
+    facts.append(("runner", clean(" on ".join(filter(None, [record.runner or "none", record.device])))))
     if now is not None:
         if record.throughput and (record.status is Status.RUNNING or record.status.terminal):
             facts.append(("throughput", f"{number(record.throughput.steps_per_s)} steps/s"))
@@ -131,7 +133,9 @@ def view(record: Record, *, now: float | None = None, memory_bytes: int | None =
         numbers=numbers(record.metrics),
         actions=actions(record),
         # What nobody has set says nothing.
-        params=[(name, brief(value)) for name, value in record.params.items() if value not in (None, [], {}, "")],
+        params=[
+            (clean(name), brief(value)) for name, value in record.params.items() if value not in (None, [], {}, "")
+        ],
         fault=fault(record),
     )
 
@@ -160,7 +164,7 @@ def fault(record: Record) -> Fault | None:
     error = record.error
     if error is None:
         return None
-    title = f"{error.type}: {error.message}".rstrip(": ")
+    title, traceback = clean_lines(f"{error.type}: {error.message}".rstrip(": ")), clean_lines(error.traceback)
     frames = list(_FRAME.finditer(error.traceback))
     users = [
         frame
@@ -168,12 +172,14 @@ def fault(record: Record) -> Fault | None:
         if not frame["file"].startswith(_NOT_THE_USERS) and not _OUR_OWN.search(frame["file"])
     ]
     if not users:
-        return Fault(title, "", "", error.traceback)
+        return Fault(title, "", "", traceback)
     last = users[-1]
     where = "a cell of the notebook" if _OF_A_CELL.search(last["file"]) else re.split(r"[\\/]", last["file"])[-1]
     function = "" if last["function"] == "<module>" else f", in {last['function']}"
     place = f"{where}, line {last['line']}{function}"
-    return Fault(title, place, (last["code"] or "").strip(), error.traceback, last["file"], int(last["line"]))
+    return Fault(
+        title, clean(place), clean((last["code"] or "").strip()), traceback, last["file"], int(last["line"])
+    )
 
 
 def brief(value: object) -> str:
@@ -190,7 +196,17 @@ def brief(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False)
     else:
         text = str(value)
-    return text if len(text) <= 80 else text[:79] + "…"
+    return clean(text if len(text) <= 80 else text[:79] + "…")
+
+
+def title(name: str) -> str:
+    """Return a name as the title of a chart: on one line, and not wider than a chart.
+
+    >>> title("val_loss"), len(title("a" * 5000))
+    ('val_loss', 60)
+    """
+    name = clean(name)
+    return name if len(name) <= 60 else name[:59] + "…"
 
 
 def headline(record: Record) -> str:
@@ -207,15 +223,6 @@ def headline(record: Record) -> str:
     if record.phase and record.status is Status.RUNNING and record.phase != "training":
         parts.append(str(record.phase))
     return " · ".join(parts)
-
-
-def clean(words: str) -> str:
-    """Return words that users and training code chose on one line, and without what a terminal would obey.
-
-    >>> clean("fit\\x1b[2J\\nRUNNING")
-    'fit [2J RUNNING'
-    """
-    return "".join(each if each.isprintable() else " " for each in words)
 
 
 def text(record: Record, *, now: float | None = None, job_id: bool = False) -> str:
@@ -239,7 +246,7 @@ def text(record: Record, *, now: float | None = None, job_id: bool = False) -> s
         lines.append("  " + "  ".join(f"{name} {value}" for name, value in seen.numbers))
     lines += [f"  {label}: {value}" for label, value in seen.facts]
     if record.error is not None and record.error.traceback:
-        lines += ["", record.error.traceback.rstrip()]
+        lines += ["", clean_lines(record.error.traceback).rstrip()]
     return "\n".join(lines)
 
 
@@ -256,7 +263,7 @@ def standing_warnings(events: Iterable[Mapping[str, Any]]) -> list[str]:
         if (attempt := attempt_of(event)) > newest:
             newest, standing = attempt, {}
         if event.get("event") == "warning":
-            standing[str(event.get("cause") or event.get("message"))] = str(event.get("message"))
+            standing[str(event.get("cause") or event.get("message"))] = clean_lines(str(event.get("message")))
         elif event.get("event") == "cleared":
             standing.pop(str(event.get("cause")), None)
     return list(standing.values())
@@ -273,8 +280,8 @@ def row(record: Record) -> dict[str, str]:
         "state": str(record.status),
         "done": f"{record.progress:.0f} %",
         "at": headline(record),
-        "best": f"{record.best.metric} {number(record.best.value)}" if record.best else "",
-        "runner": record.runner or "",
+        "best": f"{clean(record.best.metric)} {number(record.best.value)}" if record.best else "",
+        "runner": clean(record.runner or ""),
     }
 
 
@@ -293,7 +300,7 @@ def numbers(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
     >>> numbers({"loss": 0.25, "accuracy": 0.5, "val_loss": 0.75})
     [('loss', '0.25'), ('val_loss', '0.75'), ('accuracy', '0.5')]
     """
-    pairs = [(name, number(value)) for name, value in paired(metrics)]
+    pairs = [(clean(name), number(value)) for name, value in paired(metrics)]
     more = [("more metrics", str(len(pairs) - MOST_NUMBERS))] if len(pairs) > MOST_NUMBERS else []
     return [*pairs[:MOST_NUMBERS], *more]
 
@@ -337,7 +344,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
     name  state
     fit   RUNNING
     """
-    everything = [list(header), *map(list, rows)]
+    everything = [[clean(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[column]) for row in everything) for column in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

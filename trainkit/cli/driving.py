@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from trainkit.cli.exits import Exit, echo_json
+from trainkit.cli.exits import Exit, echo, echo_json
 from trainkit.cli.group import again, answers, complete_id, job_id_argument
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _drive(
         told = f"attempt {record.attempt} is on its way; trainkit watch {job.id} shows it"
     else:
         told = told or record.message or f"asked to {action}"
-    click.echo(f"{job.name}: {record.status}, {told}")
+    echo(f"{job.name}: {record.status}, {told}")
     return Exit.OK
 
 
@@ -145,5 +145,5 @@ def delete(job_id: str, root: str | None, as_json: bool) -> int:
     if as_json:
         echo_json({"ok": True, "job_id": job.id, "message": "deleted"})
     else:
-        click.echo(f"{name}: deleted {job.id}")
+        echo(f"{name}: deleted {job.id}")
     return Exit.OK

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from trainkit.clean_text import clean_json, clean_lines
 from trainkit.errors import TrainkitError
 
 
@@ -36,11 +37,19 @@ BY_STATUS = {
 _READER_GONE = 141
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line, whatever a job or a user put into it, without what a terminal would obey."""
+    click.echo(clean_lines(text), err=err)
+
+
 def echo_json(value: Mapping[str, Any]) -> None:
-    """Print one strict JSON object on one line: a number that is not finite becomes a text, as in the files."""
+    """Print one strict JSON object on one line: a number that is not finite becomes a text, as in the files.
+
+    Characters that a terminal would obey are escaped, which changes no value.
+    """
     from trainkit.files.streams import encode_line
 
-    click.echo(encode_line(value).decode(), nl=False)
+    click.echo(clean_json(encode_line(value).decode()), nl=False)
 
 
 class Commands(click.Group):
@@ -98,7 +107,7 @@ def _fail(error: BaseException, words: Sequence[str], code: Exit = Exit.BAD_INPU
     if "--json" in words:
         echo_json({"ok": False, "error": {"type": type(error).__name__, "message": _message(error)}})
     else:
-        click.echo(f"trainkit: {' '.join(_message(error).split())}", err=True)
+        echo(f"trainkit: {' '.join(_message(error).split())}", err=True)
     return code
 
 

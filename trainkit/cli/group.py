@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -143,9 +144,11 @@ def _starting(
 
 def complete_id(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Return the ids that begin so, for the shell's completion."""
+    from trainkit.files.paths import JOB_ID_PATTERN
     from trainkit.files.store import Store
 
-    return sorted(each for each in Store(ctx.params.get("root")).job_ids() if each.startswith(incomplete))
+    ids = Store(ctx.params.get("root")).job_ids()
+    return sorted(each for each in ids if each.startswith(incomplete) and re.fullmatch(JOB_ID_PATTERN, each))
 
 
 job_id_argument = click.argument("job_id", metavar="[ID]", required=False, shell_complete=complete_id)

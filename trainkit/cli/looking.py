@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainkit.cli.exits import Exit, echo_json
+from trainkit.clean_text import clean_lines
+from trainkit.cli.exits import Exit, echo, echo_json
 from trainkit.cli.group import answers, job_id_argument
 from trainkit.files.log_tail import LogReader
 
@@ -48,9 +49,9 @@ def jobs(state: str | None, root: str | None, as_json: bool) -> int:
     if rows:
         show_jobs(rows)
     else:
-        click.echo(f"no {f'{state} ' if state else ''}jobs under {store.root}")
+        echo(f"no {f'{state} ' if state else ''}jobs under {store.root}")
     for reason in unreadable.values():
-        click.echo(f"trainkit: unreadable: {reason}", err=True)
+        echo(f"trainkit: unreadable: {reason}", err=True)
     return Exit.OK
 
 
@@ -104,7 +105,7 @@ def logs(job_id: str | None, follow: bool, tail: int | None, root: str | None, a
         echo_json({"job_id": job.id, "logs": job.logs(tail)})
         return Exit.OK
     if not follow:
-        click.echo(job.logs(tail), nl=False)
+        _show_settled(job.logs(tail), "")
         return Exit.OK
     show: Callable[[str, str], None] = partial(_show_json, job.id) if as_json else _show_settled
     if not as_json and sys.stdout.isatty():
@@ -118,7 +119,8 @@ def logs(job_id: str | None, follow: bool, tail: int | None, root: str | None, a
 
 
 def _show_settled(text: str, _rest: str) -> None:
-    click.echo(text, nl=False)
+    # What a job prints has no control sequences here; in a terminal, directional characters are left out too.
+    click.echo(clean_lines(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def _show_json(job_id: str, text: str, _rest: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainkit.cli.exits import Exit, echo_json
+from trainkit.cli.exits import Exit, echo, echo_json
 from trainkit.cli.group import Start, answers, complete_id, job_id_argument, repeats
 from trainkit.cli.starting import start
 
@@ -29,10 +29,10 @@ def checkpoints(job_id: str | None, root: str | None, as_json: bool) -> int:
         echo_json({"job_id": job.id, "checkpoints": to_builtins(found)})
         return Exit.OK
     if not found:
-        click.echo(f"{job.name}: no checkpoints; run.track(model=..., optimizer=...) in the function makes them")
+        echo(f"{job.name}: no checkpoints; run.track(model=..., optimizer=...) in the function makes them")
     for info in found:
         why = f"  {info.reason}" if info.reason else ""
-        click.echo(f"step {info.step}  epoch {info.epoch}  {(info.size_bytes or 0) / 1e6:.1f} MB{why}")
+        echo(f"step {info.step}  epoch {info.epoch}  {(info.size_bytes or 0) / 1e6:.1f} MB{why}")
     return Exit.OK
 
 
@@ -105,10 +105,10 @@ def verify_resume(
         steps=steps,
         kills=kills,
         kill_seed=kill_seed,
-        tell=lambda text: click.echo(text + " ...", err=True) if not as_json else None,
+        tell=lambda text: echo(text + " ...", err=True) if not as_json else None,
     )
     if as_json:
         echo_json(result.to_dict())
     else:
-        click.echo(repr(result))
+        echo(repr(result))
     return Exit.OK if result.equal else Exit.FAILED

@@ -10,19 +10,21 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import click
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from trainkit.api import view
 from trainkit.api.charts import paired
-from trainkit.cli.exits import echo_json
+from trainkit.clean_text import clean_lines
+from trainkit.cli.exits import echo, echo_json
 from trainkit.cli.watching import Epoch, Screen, Update
 from trainkit.files.modelfile import model_file
 from trainkit.files.record import Record, Status, to_dict
@@ -60,7 +62,17 @@ def redraws(console: Console) -> bool:
 
 
 class _Console(Console):
-    """A console that leaves a reader who went away to the command: rich would exit with a code of its own."""
+    """A console that obeys no text of a job.
+
+    When its reader has gone, it leaves that to the command: rich would exit with a code of its own.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render text without what a terminal would obey; rich's own codes are apart from it."""
+        for segment in super().render(renderable, options):
+            if segment.control is None and not segment.text.isprintable():
+                segment = segment._replace(text=clean_lines(segment.text))
+            yield segment
 
     def on_broken_pipe(self) -> None:
         """Let the exception pass."""
@@ -88,6 +100,7 @@ class LiveRows:
             rest: what follows them now; what was shown of it before is replaced.
         """
         width, height = shutil.get_terminal_size()
+        text, rest = clean_lines(text), clean_lines(rest)
         rows = [set_cell_size(row, width - 1) if cell_len(row) >= width else row for row in rest.split("\n")]
         rows = rows[-max(1, height - 1) :] if rest else []
         back = "" if not self._drawn else "\r" + "\x1b[A" * (self._drawn - 1) + "\x1b[J"
@@ -111,7 +124,7 @@ class JsonScreen:
 
     def say(self, text: str) -> None:
         """Tell it beside the JSON."""
-        click.echo(f"trainkit: {text}", err=True)
+        echo(f"trainkit: {text}", err=True)
 
     def close(self, record: Record | None) -> None:
         """Nothing is left to say: the last line was the final record."""
@@ -219,7 +232,6 @@ class LiveScreen(_TextScreen):
         self._live = Live(
             console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
         )
-        self._live.start()
         self._drawn_at = 0.0
 
     def show(self, update: Update) -> None:
@@ -229,12 +241,14 @@ class LiveScreen(_TextScreen):
         if now - self._drawn_at >= _REDRAW_S and not update.record.status.terminal:
             self._drawn_at = now
             drawn = now_running(update.record, width=self.console.width, now=time.time())
+            self._live.start()  # not before: of a job that has ended nothing is drawn anew
             self._live.update(drawn, refresh=True)
 
     def close(self, record: Record | None) -> None:
         """Give the cursor back, and sum up where the live lines were."""
-        self._live.update("", refresh=True)
-        self._live.stop()
+        if self._live.is_started:
+            self._live.update("", refresh=True)
+            self._live.stop()
         if record is not None:
             if self._columns:
                 self.console.print()
@@ -300,7 +314,7 @@ def _title(record: Record) -> Text:
     mark, style = STYLES[record.status]
     return Text.assemble(
         (f"{mark} ", style),
-        (record.name, "bold"),
+        (view.clean(record.name), "bold"),
         "  ",
         (str(record.status), style),
         f"  {view.headline(record)}",
@@ -335,7 +349,7 @@ def summary(record: Record, store: Store, *, warnings: Sequence[str] = ()) -> Te
     for label, value in facts:
         text.append(f"\n  {label:<{width}}  ", "dim").append(_wrapped(value, indent=width + 4))
     if record.error is not None and record.error.traceback:
-        text.append(f"\n\n{record.error.traceback.rstrip()}", "dim")
+        text.append(f"\n\n{view.clean_lines(record.error.traceback).rstrip()}", "dim")
     return text
 
 
@@ -362,7 +376,7 @@ def show_jobs(rows: Sequence[tuple[Status | None, dict[str, str]]]) -> None:
     console = terminal()
     columns = list(rows[0][1])
     if not console.is_terminal:
-        click.echo(view.table([list(cells.values()) for _, cells in rows], columns))
+        echo(view.table([list(cells.values()) for _, cells in rows], columns))
         return
     widths = {column: max(len(column), *(len(cells[column]) for _, cells in rows)) for column in columns}
     for least in ("runner", "at", "best"):

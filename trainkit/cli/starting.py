@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from trainkit.cli.exits import Exit, echo_json
+from trainkit.cli.exits import Exit, echo, echo_json
 from trainkit.cli.group import Command, Start, starts
 from trainkit.files.modelfile import model_file
 from trainkit.tabular.options import TrainOptions, describe_option
@@ -39,8 +39,8 @@ def start(how: Start, launch: Callable[[], Job], *, then: str = 'tk.attach("{id}
         if how.as_json:
             echo_json(job.status())
         else:
-            click.echo(job.id)
-            click.echo(f"watch it with: trainkit watch {job.id}", err=True)
+            echo(job.id)
+            echo(f"watch it with: trainkit watch {job.id}", err=True)
         return Exit.OK
     from trainkit.cli.screens import screen_for, shown_path
     from trainkit.cli.watching import Interrupts, watch
@@ -49,7 +49,7 @@ def start(how: Start, launch: Callable[[], Job], *, then: str = 'tk.attach("{id}
         job = launch()
         code = watch(job, screen_for(job.store, as_json=how.as_json), interrupts)
     if not how.as_json and code in (Exit.OK, Exit.STOPPED) and (model := model_file(job.paths)):
-        click.echo(f"\nNext:  {then.format(id=job.id, model=shown_path(str(model)))}")
+        echo(f"\nNext:  {then.format(id=job.id, model=shown_path(str(model)))}")
     return code
 
 

@@ -29,7 +29,7 @@ class Process(msgspec.Struct, frozen=True):
     """What identifies a process beyond reuse of its pid.
 
     ``pid_namespace`` tells whose pids they are: those of a container mean other processes, or none, outside of it.
-    ``start_ticks`` is when it started, counted from the boot: setting the clock changes ``started_at``, but not it.
+    ``start_ticks`` is when it started, counted from the boot: setting the clock changes only ``started_at``.
     It is None where the system does not report it, and in files of older versions.
     """
 

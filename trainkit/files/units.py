@@ -27,6 +27,8 @@ def duration(seconds: float) -> str:
     >>> duration(0.4), duration(75), duration(7260), duration(-3600)
     ('0.4 s', '1 min 15 s', '2 h 1 min', '0.0 s')
     """
+    if not math.isfinite(seconds):
+        return "an unknown time"
     seconds = max(0.0, seconds)
     if seconds < 10:
         return f"{seconds:.1f} s"

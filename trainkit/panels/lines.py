@@ -6,6 +6,7 @@ that hold something else, or are torn, are read the slow way, which learns the n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ Floats = NDArray[np.float64]
 _NOT_METRICS = frozenset({*RESERVED, "epoch"})
 #: More columns are not worth a struct: each line would fill them all.
 _MOST_FIELDS = 64
+#: What JSON escapes in a name: structs are not decoded by such names, so all lines are read the slow way.
+_IS_ESCAPED = re.compile(r'["\\\x00-\x1f]')
 #: As the recorder writes a number; what is not finite comes as text.
 _NUMBER = float | str | None
 
@@ -121,7 +124,7 @@ class Lines:
         if not new:
             return
         self._known = None
-        if len(self._names) <= _MOST_FIELDS:
+        if len(self._names) <= _MOST_FIELDS and not any(map(_IS_ESCAPED.search, self._names)):
             metrics: list[Any] = [(f"m{index}", _NUMBER, None) for index in range(len(self._names))]
             line = msgspec.defstruct(
                 "Line",
@@ -165,7 +168,10 @@ def _has_a_place(row: dict[str, Any]) -> bool:
 def _floats(values: Iterable[Any]) -> Floats:
     taken = list(values)
     try:
-        return np.array(taken, dtype=np.float64)  # also reads "NaN" and "Infinity"
+        array = np.array(taken, dtype=np.float64)  # also reads "NaN" and "Infinity"
+        if array.ndim == 1:
+            return array
+        raise ValueError("lists of one length")
     except (TypeError, ValueError, OverflowError):
         return np.array([_float(value) for value in taken], dtype=np.float64)
 

@@ -152,18 +152,20 @@ def _draw(axis: Any, chart: Chart, history: History, record: Record) -> None:
             marker="o" if len(x) == 1 or (split != TRAINING and len(x) <= 25) else None,
             markersize=2.6,
             linewidth=1.2,
-            label=label,
+            label=view.title(label),
         )
         if record.best is not None and record.best.metric == name and np.isfinite(record.best.value):
             axis.plot(record.best.step, record.best.value, "*", color=_INK, markersize=8, zorder=5)
-    axis.set_title(chart.title, loc="left", fontsize=9, color=_INK, parse_math=False)
+    axis.set_title(view.title(chart.title), loc="left", fontsize=9, color=_INK, parse_math=False)
     axis.tick_params(labelsize=7, colors=_INK, length=0)
     axis.grid(color=_GRID, alpha=0.25, linewidth=0.6)
     axis.patch.set_alpha(0.0)
     for side in ("top", "right", "left", "bottom"):
         axis.spines[side].set_visible(False)
     if len(chart.lines) > 1 or chart.lines[0].label:
-        axis.legend(frameon=False, fontsize=7, labelcolor=_INK, borderaxespad=0.1)
+        legend = axis.legend(frameon=False, fontsize=7, labelcolor=_INK, borderaxespad=0.1)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
 
 def _small_png(figure: Any) -> bytes:

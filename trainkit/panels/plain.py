@@ -30,8 +30,8 @@ def live_text(record: Record) -> str:
     """
     if record.status.terminal:
         return view.text(record)
-    lines = [f"{record.name}: in the background, in a {record.runner}"]
-    params = [f"{name}={without_folder(view.brief(value))}" for name, value in record.params.items()]
+    lines = [view.clean(f"{record.name}: in the background, in a {record.runner}")]
+    params = [f"{view.clean(name)}={without_folder(view.brief(value))}" for name, value in record.params.items()]
     if params:
         lines.append("  " + "  ".join(params))
     lines.append("  job.wait() waits until it has ended; job.state, job.metrics() and job.stop() work meanwhile")
@@ -40,7 +40,7 @@ def live_text(record: Record) -> str:
 
 def gone_text(record: Record) -> str:
     """Return what is said of a job that was deleted."""
-    return f"{record.name}: deleted"
+    return f"{view.clean(record.name)}: deleted"
 
 
 def without_folder(text: str) -> str:
