@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import io
+import json
 import os
 import pickle
 import struct
@@ -15,9 +17,11 @@ from typing import Any
 import pytest
 import torch
 
-from trainkit.errors import ModelFileError
+from trainkit.errors import CheckpointError, ModelFileError
+from trainkit.files.paths import JobPaths
 from trainkit.files.pickle_structure import StructureError, check_structure
 from trainkit.files.safeload import load
+from trainkit.resuming.checkpoints import load_resume
 
 
 def with_metadata() -> Any:
@@ -360,3 +364,18 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.pt")
     with pytest.raises(ModelFileError, match="not a regular file"):
         load(tmp_path / "m.pt")
+
+
+def test_checkpoints_are_checked_in_the_same_way(tmp_path: Path) -> None:
+    """A resume.pt of the format before zip is refused, also where its hash is the one in the list."""
+    paths = JobPaths(tmp_path, "job")
+    paths.folder.mkdir(parents=True)
+    for data, sound in ((GOOD, True), (OLD, False), (OLD + GOOD, False)):
+        paths.resume.write_bytes(data)
+        info = {"path": "resume.pt", "sha256": hashlib.sha256(data).hexdigest()}
+        (paths.folder / "resume.json").write_text(json.dumps([info]))
+        if sound:
+            assert load_resume(paths)[0]["a"].tolist() == [1, 1]
+        else:
+            with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+                load_resume(paths)

@@ -474,7 +474,7 @@ class Job:
         """Ask the model as it is now, also while it learns.
 
         Args:
-            x: a DataFrame for a table; for a module, what its ``forward`` takes.
+            x: rows of a table (a DataFrame, a dict, …); for a module, what its ``forward`` takes.
 
         Raises:
             TrainkitError: the job has left no model (yet), or only its weights are here.

@@ -39,7 +39,8 @@ class Snapshot:
         """Return what the model says of new rows or of a batch.
 
         Args:
-            x: a DataFrame for a table; for a module, what its ``forward`` takes.
+            x: rows of a table, as :meth:`trainkit.tabular.model.TableModel.predict` takes them; for a module, what
+                its ``forward`` takes.
 
         Raises:
             TrainkitError: there is only a state dict, which cannot answer.
