@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import trainkit as tk
@@ -234,6 +236,11 @@ def test_a_delimiter_is_refused_for_files_without_one(tmp_path: Path, name: str)
         ([True, False], ("True", "1"), 0, "bool"),
         (pd.array([1, -9], "Int64"), ("-9",), 1, "Int64"),
         (["a", "b"], ("NA",), 0, "str"),
+        (pd.array(["1.5", "NA"], pd.ArrowDtype(pa.string())), ("NA",), 1, "float64"),
+        (pd.array([1, -9], pd.ArrowDtype(pa.int32())), ("-9",), 1, "int32"),
+        (pd.Categorical([1, -9]), ("-9",), 1, "category"),
+        (pd.date_range("2020-01-01", periods=2, tz="Europe/Berlin"), ("2020-01-02",), 1, "datetime64"),
+        ([datetime.date(2020, 1, 1), datetime.date(2020, 1, 2)], ("2020-01-02",), 1, "object"),
     ],
 )
 def test_words_for_missing_apply_to_any_column(column: Any, words: Any, missing: int, dtype: str) -> None:

@@ -123,6 +123,7 @@ def closed() -> io.StringIO:
         (lambda: [[1, 2], [3, 4]], r"got a list of list: pandas\.DataFrame\(rows"),
         (lambda: {"a": [1, 2], "y": [1]}, "columns of one length"),
         (lambda: {"a": 1, "y": 2}, "columns of one length"),
+        (lambda: pd.DataFrame, "got type: pass what it returns"),
         (lambda: TABLE.to_csv, r"got method: pass what it returns"),
         (closed, "cannot read <StringIO>: I/O operation on closed file"),
         (lambda: pa.Table.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"]), "'a' is a duplicate"),

@@ -66,10 +66,14 @@ def with_missing(frame: pd.DataFrame, words: Iterable[str]) -> pd.DataFrame:
 def _stands_for_missing(column: pd.Series, words: list[str]) -> np.ndarray:
     dtype = column.dtype
     if pd.api.types.is_object_dtype(dtype):
-        texts = (value if isinstance(value, str) else None for value in column.array)
-        return np.array([text is not None and (text in words or text.strip() in words) for text in texts], bool)
-    if isinstance(dtype, (pd.CategoricalDtype, pd.StringDtype)):
-        return cast(np.ndarray, column.isin(words).to_numpy(bool))
+        texts = map(str, column.array)  # of dates and decimal numbers, too
+        return np.array([text in words or text.strip() in words for text in texts], bool)
+    if isinstance(dtype, pd.CategoricalDtype):
+        return cast(
+            np.ndarray, column.isin([each for each in dtype.categories if str(each) in words]).to_numpy(bool)
+        )
+    if pd.api.types.is_string_dtype(dtype):
+        return cast(np.ndarray, column.isin(words).fillna(False).to_numpy(bool))
     found = np.zeros(len(column), bool)
     for word in words:
         value = _as_value(word, dtype)
@@ -89,8 +93,10 @@ def _as_value(word: str, dtype: Any) -> Any:
         # As the column holds it: -99.9 of 32 bits is another number than of 64.
         return dtype.type(number) if isinstance(dtype, np.dtype) and dtype.kind == "f" else number
     if pd.api.types.is_datetime64_any_dtype(dtype) and re.match(r"[0-9]{4}-", word):
-        date = pd.to_datetime(word, errors="coerce", utc=getattr(dtype, "tz", None) is not None)
-        return None if pd.isna(date) else date
+        date = pd.to_datetime(word, errors="coerce")
+        if pd.isna(date) or (zone := getattr(dtype, "tz", None)) is None:
+            return None if pd.isna(date) or date.tzinfo is not None else date
+        return date.tz_localize(zone) if date.tzinfo is None else date
     return None
 
 
@@ -104,7 +110,7 @@ def _without(column: pd.Series, is_missing: np.ndarray) -> pd.Series:
     rest = column.mask(is_missing)
     if pd.api.types.is_object_dtype(dtype):
         rest = rest.infer_objects()
-    if not isinstance(rest.dtype, pd.StringDtype) and not pd.api.types.is_object_dtype(rest.dtype):
+    if not pd.api.types.is_string_dtype(rest.dtype) and not pd.api.types.is_object_dtype(rest.dtype):
         return rest
     texts = [None if pd.isna(text) else text for text in rest]
     if not all(text is None or isinstance(text, str) for text in texts):

@@ -77,11 +77,11 @@ def as_frame(data: Any) -> pd.DataFrame:
     if isinstance(data, (Mapping, list)):
         return _from_python(data)
     try:
-        if type(data).__name__ == "Series":
+        if type(data).__name__ == "Series" or isinstance(data, type):
             pass
         elif hasattr(data, "__arrow_c_stream__"):
             return _from_arrow(data)
-        if callable(getattr(data, "to_pandas", None)):
+        elif callable(getattr(data, "to_pandas", None)):
             made = data.to_pandas()
             if isinstance(made, pd.DataFrame):
                 return made
@@ -124,8 +124,10 @@ def _from_python(data: Mapping[Any, Any] | list[Any]) -> pd.DataFrame:
     try:
         return pd.DataFrame(data, copy=True) if isinstance(data, list) else pd.DataFrame(dict(data), copy=True)
     except Exception as error:
-        columns = f"columns of one length, such as {{'a': [1, 2], 'y': [3, 4]}}; {error}"
-        raise TableError(f"expected {columns}") from error
+        hint = "; pass its .frame" if isinstance(getattr(data, "frame", None), pd.DataFrame) else ""
+        raise TableError(
+            f"expected columns of one length, such as {{'a': [1, 2], 'y': [3, 4]}}; {error}{hint}"
+        ) from error
 
 
 def _from_arrow(data: Any) -> pd.DataFrame:
@@ -152,6 +154,8 @@ def _named(data: Any) -> str:
 
 def _remedy(data: Any) -> str:
     """Return what makes a table of something that is not one."""
+    if isinstance(data, type):
+        return "pass what it returns"
     for method in _COLLECTORS:
         if callable(getattr(data, method, None)):
             return f"pass what its {method}() returns"
