@@ -109,6 +109,21 @@ def test_a_sentinel_is_far_from_all_others(name: str, sentinel: float, count: in
     assert not low <= sentinel <= high
 
 
+def test_a_date_far_from_all_others_is_reported_and_read_as_missing() -> None:
+    """1900-01-01 is how some programs write a missing date; a month is never far from the others."""
+    dates = pd.Series(pd.date_range("2021-06-01", periods=3000, freq="17min"))
+    dates[5] = pd.Timestamp("1900-01-01")
+    table = pd.DataFrame({"when": dates, "y": np.random.default_rng(0).normal(size=3000)})
+    plan = check_table(table)
+    assert plan.warnings == [
+        "column 'when': 1 value far from all others (such as 1900-01-01 00:00:00) read as missing"
+    ]
+    features = learn(table, plan.features, plan.ranges)
+    numbers, _ = features.encode(table)
+    assert np.isnan(numbers).sum(0).tolist()[0] == 1
+    assert not np.isnan(numbers[:, 1:]).any()
+
+
 def test_a_sentinel_is_read_as_missing_in_all_rows() -> None:
     """Also where no training row has it: what the warning says is of the whole table."""
     values = np.random.default_rng(0).normal(50, 2, 3000)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from trainkit.tabular import cells
-from trainkit.tabular.columns import as_numbers, as_words, kind_of
-from trainkit.tabular.features import limits
+from trainkit.tabular.columns import as_dates, as_numbers, as_words, kind_of
+from trainkit.tabular.features import feature_values, limits
 from trainkit.tabular.options import advice
 from trainkit.tabular.read import line_of_row
 
@@ -111,15 +111,17 @@ def written_otherwise(column: pd.Series) -> str:
 
 def far_values(column: pd.Series) -> tuple[tuple[float, float], list[str]]:
     """Return the range of a column's plain values, and a warning if others, far from it, are read as missing."""
-    values = as_numbers(column, options_apply=True)
+    is_date = kind_of(column) == "date"
+    values = feature_values(column, "time") if is_date else as_numbers(column, options_apply=True)
     low, high = limits(values)
     far = np.flatnonzero((values < low) | (values > high))
     if not len(far):
         return (low, high), []
-    most = values[far[np.argmax(np.abs(values[far] - np.nanmedian(values)))]]
+    row = int(far[np.argmax(np.abs(values[far] - np.nanmedian(values)))])
+    most = values[row]
     return (low, high), [
         f"column {column.name!r}: {len(far)} value{'s' if len(far) > 1 else ''} far from all others "
-        f"(such as {most:g}) read as missing"
+        f"(such as {as_dates(column.iloc[[row]]).iloc[0] if is_date else f'{most:g}'}) read as missing"
     ]
 
 

@@ -97,7 +97,7 @@ class Features(msgspec.Struct, forbid_unknown_fields=True):
         """
         numbers = np.empty((len(frame), len(self.numbers)), np.float32)
         for position, number in enumerate(self.numbers):
-            values = _values(frame[number.name], number.part)
+            values = feature_values(frame[number.name], number.part)
             values[(values < number.low) | (values > number.high)] = np.nan
             numbers[:, position] = (values - number.center) / number.scale
         categories = np.empty((len(frame), len(self.categories)), np.int64)
@@ -114,8 +114,8 @@ def learn(
     Args:
         frame: the training rows.
         names: the columns to read, as :func:`trainkit.tabular.plan.check_table` chose them.
-        ranges: of the whole table's numbers, outside of which they are read as missing; without it, those of the
-            training rows.
+        ranges: of the whole table's numbers, and of its dates in seconds; those outside are read as missing;
+            without it, those of the training rows.
     """
     ranges = ranges or {}
     columns: list[Number | Category] = []
@@ -128,9 +128,10 @@ def learn(
             columns.append(number)
         elif kind == "date":
             for part in PARTS:
-                values = _values(column, part)
+                values = feature_values(column, part)
                 if part == "time" or np.nanmin(values) < np.nanmax(values):
-                    number = _learn_number(name, part, values)
+                    between = ranges.get(name) if part == "time" else (-np.inf, np.inf)
+                    number = _learn_number(name, part, values, between)
                     number.kind = "zoned date" if has_zone(column) else "date"
                     columns.append(number)
         elif kind in ("text", "boolean"):
@@ -206,7 +207,8 @@ def _learn_number(name: str, part: str, values: np.ndarray, between: tuple[float
     )
 
 
-def _values(column: pd.Series, part: str) -> np.ndarray:
+def feature_values(column: pd.Series, part: str) -> np.ndarray:
+    """Return a column of numbers, or a part of one of dates, as float64, (rows,), with NaN for missing."""
     if part == "value":
         return as_numbers(column).copy()
     if column.isna().all():

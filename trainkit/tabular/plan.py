@@ -52,7 +52,7 @@ class Plan:
         warnings: what the user should know, each naming the column.
         summary: all that in one line.
         params: every option, with what was chosen from the data.
-        ranges: of the numeric columns; values outside are read as missing.
+        ranges: of the columns of numbers, and of dates in seconds; values outside are read as missing.
     """
 
     target: str
@@ -305,7 +305,7 @@ def _features(
         kept.append(name)
         if _counts_rows(column):
             row_numbers.append(name)
-        if kind_of(column) == "number":
+        if kind_of(column) in ("number", "date"):
             ranges[name], far = doubts.far_values(column)
             warnings += far
     if len(kept) > len(row_numbers):
