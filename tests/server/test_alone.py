@@ -18,6 +18,8 @@ import pytest
 from tests.server.conftest import TOKEN, RunningServer, end, environment_of, free_port, start
 from trainkit.api.job import Job
 from trainkit.api.launching import submit
+from trainkit.errors import OptionError
+from trainkit.server.alone import arguments
 
 #: A configuration that would open everything.
 OPEN = """
@@ -197,3 +199,36 @@ def test_a_thread_job_of_a_notebook_is_seen(alone: RunningServer, monkeypatch: p
     job = submit(noted, root=alone.root)
     job.wait(10)
     assert alone.get("api/train/status", job_id=job.id).json["status"]["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize("token", ["", " ", None])
+@pytest.mark.parametrize("variable", [None, "", "\t"])
+def test_an_empty_token_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str | None, variable: str | None
+) -> None:
+    """On the command line and in the environment; where there is none, one is made."""
+    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("JUPYTER_TOKEN", variable)
+    if token is None and variable is None:
+        assert arguments(port=0, root=tmp_path, token=token)
+        return
+    with pytest.raises(OptionError, match="the token is empty.*JUPYTER_TOKEN"):
+        arguments(port=0, root=tmp_path, token=token)
+
+
+def test_a_configuration_without_authentication_is_refused(tmp_path: Path) -> None:
+    """`jupyter trainkit` takes the options of Jupyter Server."""
+    environment = environment_of(tmp_path)
+    del environment["JUPYTER_TOKEN"]
+    words = [sys.executable, "-c", "from trainkit.server.app import main; main()", "--IdentityProvider.token="]
+    done = subprocess.run(
+        [*words, f"--ServerApp.port={free_port()}"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode != 0
+    assert "the token is empty" in done.stderr

@@ -24,6 +24,7 @@ from trainkit.api.results import delete, error_of, returned_by
 from trainkit.api.snapshot import Snapshot, take
 from trainkit.errors import OptionError, RunnerError
 from trainkit.files.log_tail import read_last_lines, read_log
+from trainkit.files.masking import has_mask
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Record, Status, to_dict
@@ -312,10 +313,17 @@ class Job:
             **params: parameters of the job, with their new values.
 
         Raises:
-            OptionError: the job has no parameter of that name, or ``lr`` or ``weight_decay`` is no number.
+            OptionError: the job has no parameter of that name, ``lr`` or ``weight_decay`` is no number, or a
+                parameter is named like a secret.
         """
         check_params(self.record, params)
-        return self._ask("set", params=to_jsonable(params)) if params else self.state
+        asked = to_jsonable(params)
+        for name in [name for name, value in asked.items() if has_mask(value)]:
+            raise OptionError(
+                f"{name!r} is, or holds, a secret by its name, and requests to a running job are in a file that "
+                f"others may read; job.branch({name}=...) starts a job with another value"
+            )
+        return self._ask("set", params=asked) if params else self.state
 
     def checkpoint(self) -> Status:
         """Ask for a checkpoint after the current step; return the job's state."""

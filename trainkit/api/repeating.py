@@ -10,6 +10,7 @@ import msgspec
 
 from trainkit.api.attempts import begin_from_files, place_again
 from trainkit.errors import CheckpointError, OptionError, StateError, did_you_mean
+from trainkit.files.masking import has_mask
 from trainkit.files.paths import JobPaths, check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Parent, Record, Status
@@ -132,8 +133,10 @@ def branch(
     paths = store.paths(job_id)
     base = find(paths, step)
     arguments = {key: value for key, value in changes.items() if key in old.params}
-    # Due as soon as the run is back at the place of the checkpoint: before that no step is done.
-    changed = [Change((0, 0, 0, 0), to_jsonable(dict(changes)))] if changes else []
+    # Due as soon as the run is back at the place of the checkpoint: before that no step is done.  What is masked
+    # reaches the run as an argument of the function.
+    live = {name: value for name, value in to_jsonable(dict(changes)).items() if not has_mask(value)}
+    changed = [Change((0, 0, 0, 0), live)] if live else []
     return _begin(
         store,
         old,

@@ -14,7 +14,9 @@ from trainkit.errors import missing_extra
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=3001, show_default=True, help="Port; 0 for any that is free.")
-@click.option("--token", help="Token; without it JUPYTER_TOKEN, or one that is made and printed.")
+@click.option(
+    "--token", help="Token; better set JUPYTER_TOKEN, which other users do not see; else one is made and printed."
+)
 @click.option("--base-url", default="/", show_default=True, help="Path below which the routes are.")
 @answers
 def serve(host: str, port: int, token: str | None, base_url: str, root: str | None, as_json: bool) -> int:

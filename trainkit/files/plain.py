@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
+from trainkit.files.masking import MASK, is_secret, masked_text
+
 #: Longer lists are shown by their length.
 LONG_LIST = 1000
 #: What lies deeper, or within itself, is shown by its kind.
@@ -20,6 +22,8 @@ _DEPTH = 20
 _DEEPEST = 100
 #: Longer integers are shown by their size: JSON readers refuse them, and Python does above 4,300 digits.
 _MOST_BITS = 1024
+#: How much of the repr of an object is looked at.
+_MOST_TEXT = 5000
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -69,6 +73,8 @@ def from_plain(value: Any, *, depth: int = _DEEPEST) -> Any:
 def to_jsonable(value: Any, *, depth: int = _DEPTH) -> Any:
     """Return a parameter as JSON can hold it: numbers, text, lists and mappings as they are, else its repr.
 
+    Values that are named like secrets are masked, at any depth.
+
     >>> to_jsonable({"lr": 0.1, "sizes": (64, 64), "act": len})
     {'lr': 0.1, 'sizes': [64, 64], 'act': '<built-in function len>'}
     """
@@ -91,11 +97,14 @@ def _jsonable(value: Any, depth: int) -> Any:
         if depth == 0:
             return f"{type(value).__name__} of {len(value)} values"
         if isinstance(value, Mapping):
-            return {_key(key): to_jsonable(item, depth=depth - 1) for key, item in value.items()}
+            return {
+                (name := _key(key)): MASK if is_secret(name, item) else to_jsonable(item, depth=depth - 1)
+                for key, item in value.items()
+            }
         # A parameter is read by people; data belongs into files.
         many = len(value) > LONG_LIST
         return to_jsonable(value, depth=0) if many else [to_jsonable(item, depth=depth - 1) for item in value]
-    text = str.__str__(repr(value))
+    text = masked_text(str.__str__(repr(value))[:_MOST_TEXT])
     return text if len(text) <= 200 else text[:197] + "..."
 
 

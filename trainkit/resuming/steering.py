@@ -56,8 +56,9 @@ class Plan(msgspec.Struct):
 
 
 def save_plan(path: Path, plan: Plan) -> None:
-    """Write a plan, for a job that is not yet run."""
-    write_atomically(path, msgspec.json.encode(to_plain(msgspec.to_builtins(plan))) + b"\n", durable=False)
+    """Write a plan, for a job that is not yet run.  Only this user may read it: arguments may be secrets."""
+    data = msgspec.json.encode(to_plain(msgspec.to_builtins(plan))) + b"\n"
+    write_atomically(path, data, durable=False, private=True)
 
 
 def load_plan(path: Path) -> Plan:

@@ -22,6 +22,11 @@ from trainkit.files.store import Store
 from trainkit.server.http import UnknownHandler
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 3001
+TOKEN_VARIABLE = "JUPYTER_TOKEN"
+_NO_TOKEN = (
+    f"the token is empty: anybody who reaches the server could start jobs. Set {TOKEN_VARIABLE} to a token that "
+    "nobody can guess, or leave it unset to have one made and printed"
+)
 
 
 class ServerAlone(ServerApp):
@@ -62,6 +67,9 @@ class ServerAlone(ServerApp):
 
     def init_httpserver(self) -> None:
         """Leave only our routes, whatever a configuration file has added, and listen."""
+        provider = self.identity_provider
+        if not provider.auth_enabled or (provider.token and not provider.token.strip()):
+            raise OptionError(_NO_TOKEN)
         router = self.web_app.default_router
         ours = [rule for rule in router.rules if _is_ours(rule.target)]
         router.rules = []
@@ -111,8 +119,11 @@ def arguments(
     """Return the command line that stands for the arguments of :func:`trainkit.server.app.serve`.
 
     Raises:
-        OptionError: the root is no folder, or the port is taken.
+        OptionError: the root is no folder, the port is taken, or the token is empty.
     """
+    given_token = os.environ.get(TOKEN_VARIABLE) if token is None else token
+    if given_token is not None and not given_token.strip():
+        raise OptionError(_NO_TOKEN)
     folder = Store(root).root
     if not Path(folder).is_dir():
         raise OptionError(f"root: there is no folder {str(folder)!r}")

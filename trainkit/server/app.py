@@ -123,12 +123,12 @@ def serve(
         host: the address to listen on.  Whoever reaches it and has the token may start jobs.
         port: the port; 0 for any that is free.
         root: the root folder of the jobs; without it ``TRAINKIT_ROOT`` or the current folder.
-        token: the token; without it ``JUPYTER_TOKEN``, or one that is made and printed.
+        token: the token; without it ``JUPYTER_TOKEN``, or one that is made and printed.  An empty one is refused.
         base_url: the path below which the routes are.
         announce_json: print the address as one JSON object, for programs.
 
     Raises:
-        OptionError: the root is no folder, or the port is taken.
+        OptionError: the root is no folder, the port is taken, or the token is empty.
     """
     argv = arguments(host, port, root, token, base_url, announce_json=announce_json)
     TrainkitApp.launch_instance(argv)  # type: ignore[no-untyped-call]
