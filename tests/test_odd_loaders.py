@@ -15,6 +15,7 @@ from trainkit.files.recorder import SilentRecorder
 from trainkit.files.scalars import MOST
 from trainkit.files.store import Store
 from trainkit.training.run import Run
+from trainkit.watching.gradients import GradientNorm
 
 
 class Loader:
@@ -78,6 +79,50 @@ def test_an_honest_length_is_believed_from_the_first_step(tmp_path: Path) -> Non
     for _ in run.epochs(4):
         for _ in run.batches(Loader(10)):
             assert run.total_steps == 40
+
+
+class Secretive:
+    """Batches whose every other attribute raises: such as a wrapper that forwards to what is not open yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"{name}: not open")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+
+def test_a_loader_whose_attributes_raise_is_used_for_its_batches(root: Path) -> None:
+    def fit(run: Any) -> None:
+        for _ in run.epochs(2):
+            for _ in run.batches(Secretive()):
+                run.log(loss=1.0)
+            for _ in run.batches(Secretive(), phase="validating"):
+                pass
+
+    job = tk.submit(fit)
+    job.result()
+    assert (job.record.step, job.warnings()) == (6, [])
+
+
+class Parts:
+    """Something with a state whose parameters cannot be had."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+    def parameters(self, group: str) -> Any:
+        raise AssertionError("nobody names a group")
+
+
+def test_what_has_no_gradients_to_look_at_is_tracked_all_the_same() -> None:
+    norm = GradientNorm(lambda: None)
+    norm.begin()
+    norm.take([Parts()], step=1)
+    assert norm.collect() is None
+    assert not norm.wanted
 
 
 def _used_up(run: Any) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from trainkit.resuming.states import is_generator
+from trainkit.resuming.states import is_generator, part_of
 
 #: All whose random generators are kept where they are a run's own.
 LIBRARIES = ("python", "numpy", "torch", "cuda")
@@ -99,13 +99,13 @@ def doubts_of_loader(loader: Any, tracked: Collection[Any] = ()) -> list[str]:
         tracked: what is brought back with the run.
     """
     doubts = []
-    workers = getattr(loader, "num_workers", 0)
-    if workers and getattr(loader, "persistent_workers", False):
+    workers = part_of(loader, "num_workers")
+    if workers and part_of(loader, "persistent_workers"):
         doubts.append(
             "the loader keeps its workers from epoch to epoch (persistent_workers=True), whose random numbers and "
             "order of rows begin anew; persistent_workers=False begins them with each epoch"
         )
-    for name, generator in _generators_in(getattr(loader, "dataset", None), "", _DEPTH):
+    for name, generator in _generators_in(part_of(loader, "dataset"), "", _DEPTH):
         if not workers and any(generator is each for each in tracked):
             continue  # it is brought back with the rest
         where = "a copy of which each worker draws from" if workers else "which begins anew"
@@ -126,6 +126,6 @@ def _generators_in(thing: Any, name: str, depth: int) -> Iterator[tuple[str, Any
         items = thing.items() if isinstance(thing, dict) else enumerate(thing)
         for key, each in itertools.islice(items, _ITEMS):
             yield from _generators_in(each, f"{name}[{key!r}]", depth - 1)
-    elif hasattr(thing, "__dict__") and not hasattr(thing, "dtype"):
+    elif part_of(thing, "__dict__") is not None and part_of(thing, "dtype") is None:
         for key, each in list(vars(thing).items()):
             yield from _generators_in(each, f"{name}.{key}".lstrip("."), depth - 1)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from trainkit.resuming.determinism import compute_state, plain_random_state, random_state, restore_random_state
 from trainkit.resuming.loaderrandom import LoaderGenerators
+from trainkit.resuming.states import part_of
 from trainkit.resuming.steering import Position
 from trainkit.resuming.tracked import Tracked
 
@@ -153,7 +154,7 @@ class Place:
             if self.passing_over:
                 self._begin_the_epoch_again()
             self._note_random()
-        self._loaders.begin(self._part, getattr(loader, "generator", None))
+        self._loaders.begin(self._part, part_of(loader, "generator"))
         batches = iter(loader)
         if not self.passing_over:
             return batches

@@ -36,6 +36,14 @@ def is_generator(thing: Any) -> bool:
     return torch is not None and isinstance(thing, torch.Generator)
 
 
+def part_of(thing: Any, name: str) -> Any:
+    """Return an attribute of something that training code made; None where there is none, or it cannot be read."""
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # noqa: BLE001 - a property, or a __getattr__, of any class
+        return None
+
+
 def state_of(thing: Any) -> Any:
     """Return the state of a thing, in plain types and tensors.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from trainkit.resuming.states import part_of
+
 
 class Extent:
     """Adds up what is ahead, epoch by epoch: an epoch may have several loops over batches, or not always the same.
@@ -71,8 +73,8 @@ def why_no_batch(loader: Any) -> str:
             "an iterator can be used only once. Pass what starts anew in each epoch, such as a DataLoader or a "
             "list, or create the generator within the epoch"
         )
-    rows, size = length(getattr(loader, "dataset", ())), getattr(loader, "batch_size", None)
-    if getattr(loader, "drop_last", False) and rows and size and rows < size:
+    rows, size = length(part_of(loader, "dataset")), part_of(loader, "batch_size")
+    if part_of(loader, "drop_last") is True and isinstance(size, int) and rows and rows < size:
         return (
             f"drop_last=True drops the only batch, which has {rows} of batch_size={size} rows. "
             "Use drop_last=False, or a smaller batch_size"

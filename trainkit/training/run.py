@@ -20,7 +20,7 @@ from trainkit.ranks.group import ALONE, Ranks, unwrapped
 from trainkit.resuming.determinism import LIBRARIES, doubts_of_loader, restore_compute
 from trainkit.resuming.place import Place, of_rank
 from trainkit.resuming.randomness import OWN_IN_A_THREAD
-from trainkit.resuming.states import has_state
+from trainkit.resuming.states import has_state, part_of
 from trainkit.resuming.steering import History, Plan
 from trainkit.training.boundary import Boundary, StopRun
 from trainkit.training.control import Control
@@ -185,8 +185,8 @@ class Run:
         if _phase(phase) is not Phase.TRAINING:
             yield from self._looked_at(loader, phase)
             return
-        for part in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-            if callable(set_epoch := getattr(part, "set_epoch", None)):
+        for part in (loader, part_of(loader, "sampler"), part_of(loader, "batch_sampler")):
+            if callable(set_epoch := part_of(part, "set_epoch")):
                 set_epoch(max(self.epoch - 1, 0))
         own = shard(loader, self._ranks)
         control, place = self.control, self._place
@@ -197,7 +197,7 @@ class Run:
             for doubt in doubts_of_loader(loader, list(self.tracked.values())):
                 self.warn(self._doubt + doubt)
         agreement = control.agreement
-        batches = agreement.timed(place.begin_batches(own, dealt=not hasattr(loader, "share_of_rank")))
+        batches = agreement.timed(place.begin_batches(own, dealt=part_of(loader, "share_of_rank") is None))
         batches, part, exhausted = self.stopwatch.timed(batches), place.part, False
         first_step, passed_over = place.step, place.has_passed_over_batches
         try:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from trainkit.files.scalars import OnDevice, fetched, taken
+from trainkit.files.scalars import number, taken
 
 #: How often they are looked at, and what part of the training thread's time that may take at most.
 EVERY_S = 1.0
@@ -48,7 +48,10 @@ class GradientNorm:
         """
         self.wanted = False
         began_at = self._clock()
-        norm = gradient_norm(things)
+        try:
+            norm = gradient_norm(things)
+        except Exception:  # noqa: BLE001 - what is tracked may be of any class; the training is not to end for this
+            norm = None
         self._taken = None if norm is None else (step, taken(norm))
         self.pause_s = max(EVERY_S, (self._clock() - began_at) / SHARE)
 
@@ -58,9 +61,8 @@ class GradientNorm:
         if found is None:
             return None
         step, norm = found
-        if isinstance(norm, OnDevice):
-            norm = fetched([norm]).get(id(norm))
-        return None if norm is None else (step, float(norm))
+        value = number(norm)
+        return None if value is None else (step, value)
 
 
 def gradient_norm(things: Iterable[Any]) -> Any:
