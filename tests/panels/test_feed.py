@@ -350,3 +350,20 @@ def test_an_older_job_of_the_same_name_is_noticed(root: Path, eventually: Eventu
         for job in (first, second):
             job.stop()
             job.wait(10)
+
+
+def test_a_card_says_how_lines_are_called(root: Path) -> None:
+    """The page does not decide which metrics share a chart, and which lines are of validation or test rows."""
+
+    def fit(run: Any) -> None:
+        run.log({"loss": 1.0, "eval/loss": 1.0, "test_acc": 0.5, "lr": 0.1})
+
+    job = tk.submit(fit)
+    job.wait(10)
+    card = JobFeed(job.store, job.id).full()[0]["card"]
+    assert card["groups"] == [("loss", ["loss", "eval/loss"]), ("acc", ["test_acc"]), ("lr", ["lr"])]
+    assert card["lines"] == {
+        "loss": ("training", "training"),
+        "eval/loss": ("validation", "validation"),
+        "test_acc": ("test", "test"),
+    }

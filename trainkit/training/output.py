@@ -55,17 +55,6 @@ def _log() -> TextIO | None:
     return None if output is None else output.file
 
 
-def _write(text: str, usual: Callable[[str], int]) -> int:
-    file = _log()
-    if file is not None:
-        try:
-            return file.write(text)
-        except ValueError:
-            if not file.closed:  # the job has ended at this moment
-                raise
-    return usual(text)
-
-
 def _flush(usual: Callable[[], None]) -> None:
     file = _log()
     if file is not None:
@@ -84,7 +73,15 @@ class _ByThread:
         self.usual = usual
 
     def write(self, text: str) -> int:
-        return _write(text, self.usual.write)
+        output = _output.get()
+        if output is None or (file := output.file) is None:
+            return self.usual.write(text)
+        try:
+            return file.write(text)
+        except ValueError:
+            if not file.closed:
+                raise
+        return self.usual.write(text)  # the job has ended at this moment
 
     def flush(self) -> None:
         _flush(self.usual.flush)
@@ -198,7 +195,14 @@ def _put_back(owner: Any, name: str, replacement: Any, own: Any) -> None:
 def _routed_write(usual: Callable[[str], int]) -> Callable[[str], int]:
     @functools.wraps(usual)
     def write(text: str) -> int:
-        return _write(text, usual)
+        file = _log()
+        if file is not None:
+            try:
+                return file.write(text)
+            except ValueError:
+                if not file.closed:
+                    raise
+        return usual(text)
 
     return write
 
