@@ -156,6 +156,11 @@ def test_more_lines_are_looked_for_where_bars_move_up(path: Path) -> None:
     """A bar below another writes a newline for each frame, and yet is one line."""
     path.write_bytes(b"".join(b"line %d\n" % number for number in range(50)) + NESTED_BARS)
     assert read_last_lines(path, 3) == "line 48\nline 49\nouter 2/2\n"
+    inner = b"".join(b"\n\rinner %d\x1b[A" % number for number in range(100))
+    path.write_bytes(b"first\n\router 1/2" + inner + b"\n\rdone\n")
+    assert read_last_lines(path, 2) == "outer 1/2\ndone\n", (
+        "the outer bar is far before the last frame of the inner one"
+    )
 
 
 def test_a_reader_follows_a_log(path: Path) -> None:
