@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainkit.errors import OptionError
+from trainkit.errors import OptionError, RunnerError
+from trainkit.runners.queueing import RESTORED_S, Turn
 from trainkit.runners.slots import (
     LIMIT_VARIABLE,
     Ticket,
@@ -19,7 +26,6 @@ from trainkit.runners.slots import (
     live_job_ids,
     queue_folder,
     usable_cores,
-    wait_for_turn,
 )
 
 
@@ -68,27 +74,46 @@ def test_live_jobs_are_those_that_hold_a_ticket(tmp_path: Path) -> None:
     assert live_job_ids(tmp_path) == []
 
 
-def test_waiting_tells_for_whom_once_and_can_be_given_up(tmp_path: Path) -> None:
-    """The names of those ahead are told when they change, not at every look."""
-    ahead = Ticket("ahead", folder=tmp_path, now_ns=1)
-    assert ahead.try_start(1) == []
-    told: list[list[str]] = []
-    looks = iter([False, False, False, True])
-    waiting = Ticket("waiting", folder=tmp_path, now_ns=2)
-    ran = wait_for_turn(
-        waiting,
-        limit=lambda: 1,
-        give_up=lambda: next(looks),
-        waiting_for=told.append,
-        pause=lambda seconds: None,
-    )
-    assert (ran, told) == (False, [["ahead"]])
-    ahead.close()
-    waiting.close()
+def waits(ticket: Ticket, **options: Any) -> Turn:
+    """Return the turn of a ticket, in a queue of one place."""
+    return Turn(ticket, **{"limit": lambda: 1, "waiting_for": lambda ids: None, "report": pytest.fail, **options})
+
+
+def test_waiting_reports_the_jobs_ahead_when_they_change(tmp_path: Path) -> None:
+    """Not at every look; a place that becomes free is seen at the next one."""
+    first, second, last = (Ticket(name, folder=tmp_path, now_ns=n) for n, name in enumerate("abc"))
+    assert first.try_start(1) == []
+    reported: list[list[str]] = []
+    turn = waits(last, waiting_for=reported.append)
+    assert [turn.has_come() for _ in range(3)] == [False] * 3
+    assert reported == [["a"]]
+    first.close()
+    assert not turn.has_come()
+    assert reported == [["a"], ["b"]]
+    second.close()
+    assert turn.has_come()
+    last.close()
+
+
+def test_a_queue_in_which_nothing_changes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look costs one `stat`; the queue is read when its folder changed, or one ahead was killed."""
+    first, last = (Ticket(name, folder=tmp_path, now_ns=n) for n, name in enumerate("ab"))
+    assert first.try_start(1) == []
+    an_hour_ago = time.time() - 3600
+    os.utime(tmp_path, (an_hour_ago, an_hour_ago))
+    times = iter([0.0, 0.1, 0.2, 0.6, 5.0, 5.1, 5.7])
+    turn = waits(last, clock=lambda: next(times))
+    looks: list[int] = []
+    try_start = last.try_start
+    monkeypatch.setattr(last, "try_start", lambda *given, **named: looks.append(1) or try_start(*given, **named))
+    assert [turn.has_come() or len(looks) for _ in range(6)] == [1, 1, 1, 1, 2, 2]
+    first.hand_over()  # as if it had been killed: its file stays
+    assert turn.has_come()
+    last.close()
 
 
 def test_a_stopped_process_that_keeps_the_queue_is_waited_for(tmp_path: Path) -> None:
-    """Who it is, is told once, after ten seconds; an end is heard meanwhile, and tickets are drawn as ever."""
+    """It is named once, after ten seconds; tickets are drawn as ever, and nobody waits for the queue for long."""
     code = """if True:
         import fcntl, os, signal, sys
         file = open(sys.argv[1], "w")
@@ -102,25 +127,115 @@ def test_a_stopped_process_that_keeps_the_queue_is_waited_for(tmp_path: Path) ->
         keeper.stdout.readline()
         os.waitid(os.P_PID, keeper.pid, os.WSTOPPED)
         ticket = Ticket("waiting", folder=tmp_path)
-        told: list[str] = []
-        looks = iter(range(100))
-
-        def wait(give_up: Callable[[], bool]) -> bool:
-            return wait_for_turn(
-                ticket,
-                limit=lambda: 1,
-                give_up=give_up,
-                waiting_for=lambda job_ids: None,
-                held_up=told.append,
-                clock=lambda: 6.0 * next(looks),
-            )
-
-        assert wait(lambda: len(told) == 1 and next(looks) > 10) is False
-        (message,) = told
+        reported: list[str] = []
+        times = itertools.count(step=6)
+        turn = waits(ticket, report=reported.append, clock=lambda: next(times))
+        assert [turn.has_come() for _ in range(5)] == [False] * 5
+        (message,) = reported
         assert f"process {keeper.pid} (" in message
         assert f"which is stopped; `kill -CONT {keeper.pid}` lets it go on" in message
         os.kill(keeper.pid, signal.SIGCONT)
-        assert wait(lambda: False) is True
+        keeper.wait()
+        assert turn.has_come()
+    ticket.close()
+
+
+def remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def remove_files(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("remove", [remove_folder, remove_files])
+def test_a_removed_queue_is_made_again(tmp_path: Path, remove: Callable[[Path], None]) -> None:
+    """Those that run count again, and those that wait keep their order; they let the others come back first."""
+    folder = tmp_path / "queue"
+    folder.mkdir()
+    running, second, third = (Ticket(name, folder=folder, now_ns=n) for n, name in enumerate("abc"))
+    assert running.try_start(1) == []
+    now = [0.0]
+    turns = [waits(ticket, clock=lambda: now[0]) for ticket in (second, third)]
+    remove(folder)
+    assert [turn.has_come() for turn in turns] == [False, False]
+    assert running.restore()
+    assert not running.restore()
+    assert live_job_ids(folder) == ["a", "b", "c"]
+    now[0] = RESTORED_S
+    assert [turn.has_come() for turn in turns] == [False, False]
+    running.close()
+    assert [turn.has_come() for turn in reversed(turns)] == [False, True]
+    for ticket in (second, third):
+        ticket.close()
+    assert live_job_ids(folder) == []
+
+
+def test_a_closed_ticket_is_not_made_again(tmp_path: Path) -> None:
+    ticket = Ticket("a", folder=tmp_path)
+    ticket.close()
+    assert not ticket.restore()
+    assert live_job_ids(tmp_path) == []
+
+
+def test_a_queue_that_cannot_be_used_is_tried_again(tmp_path: Path) -> None:
+    """What is wrong is reported once; as soon as it has passed, the job runs."""
+    folder = tmp_path / "queue"
+    folder.mkdir()
+    ticket = Ticket("a", folder=folder)
+    reported: list[str] = []
+    times = itertools.count(step=10)
+    turn = waits(ticket, report=reported.append, clock=lambda: next(times))
+    shutil.rmtree(folder)
+    folder.write_text("in the way")
+    assert [turn.has_come() for _ in range(3)] == [False] * 3
+    (message,) = reported
+    assert message.startswith("waiting for the queue, which is tried again: ")
+    folder.unlink()
+    assert [turn.has_come() for _ in range(2)] == [False, True]
+    ticket.close()
+
+
+def test_a_full_disk_does_not_fail_a_job_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = Ticket("a", folder=tmp_path)
+    reported: list[str] = []
+    times = itertools.count(step=10)
+    turn = waits(ticket, report=reported.append, clock=lambda: next(times))
+
+    def full(fd: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainkit.runners.slots.write_all", full)
+        assert [turn.has_come() for _ in range(3)] == [False] * 3
+    (message,) = reported
+    assert "No space left on device" in message
+    assert turn.has_come()
+    ticket.close()
+
+
+def test_a_queue_without_room_refuses_a_new_job(tmp_path: Path) -> None:
+    """The message names the folder, and the variable that chooses another one."""
+    (tmp_path / "queue").write_text("in the way")
+    with pytest.raises(
+        RunnerError, match="the folder of the queue, .*queue.* set TRAINKIT_QUEUE to another folder"
+    ):
+        Ticket("a", folder=tmp_path / "queue")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_does_not_give_up_the_place(tmp_path: Path) -> None:
+    ticket = Ticket("a", folder=tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads that other tests have left
+        child = os.fork()
+    if child == 0:
+        ticket.restore()
+        ticket.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert live_job_ids(tmp_path) == ["a"]
     ticket.close()
 
 

@@ -32,6 +32,7 @@ from trainkit.files.store import Store
 from trainkit.files.streams import tail
 from trainkit.resuming.kept import available
 from trainkit.runners import runner
+from trainkit.runners.loans import waiting_for
 from trainkit.runners.outcomes import remembered
 from trainkit.runners.thread import is_waited_for
 
@@ -162,19 +163,26 @@ class Job:
     def wait(self, timeout: float | None = None) -> Status:
         """Wait until the job has ended, and return its state.
 
+        A training function may wait for jobs of its own: while such a job is queued, the place in the queue of the
+        job that waits is lent to it.
+
         Args:
             timeout: seconds.
 
         Raises:
+            StateError: it is the job that this very function belongs to.
             TimeoutError: it has not ended by then.  The job goes on.
         """
         give_up_at = None if timeout is None else time.monotonic() + timeout
         pause_s = 0.005
-        while not (state := self.state).terminal:
-            if give_up_at is not None and time.monotonic() >= give_up_at:
-                raise TimeoutError(f"job {self.name!r} is {state} after {timeout:g} s; it goes on")
-            time.sleep(pause_s)
-            pause_s = min(0.1, pause_s * 1.5)
+        with waiting_for(self.store, self.id) as lend:
+            while not (state := self.state).terminal:
+                if give_up_at is not None and time.monotonic() >= give_up_at:
+                    raise TimeoutError(f"job {self.name!r} is {state} after {timeout:g} s; it goes on")
+                if state is Status.QUEUED:
+                    lend()
+                time.sleep(pause_s)
+                pause_s = min(0.1, pause_s * 1.5)
         return state
 
     def result(self, timeout: float | None = None, *, trust: bool = False) -> Any:
@@ -237,8 +245,11 @@ class Job:
         """``await job`` is :meth:`result` without blocking the event loop."""
 
         async def settle() -> Any:
-            while not self.done():
-                await asyncio.sleep(0.05)
+            with waiting_for(self.store, self.id) as lend:
+                while not (state := self.state).terminal:
+                    if state is Status.QUEUED:
+                        lend()
+                    await asyncio.sleep(0.05)
             return self.result()
 
         return settle().__await__()

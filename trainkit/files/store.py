@@ -54,11 +54,13 @@ class Handle(msgspec.Struct, kw_only=True):
     """Where a runner put an attempt: enough for any process to poll or kill it.
 
     ``requests_offset`` is where the requests of this attempt begin; those before it are of an earlier one.
+    ``ticket`` is the name of its place in the queue.
     """
 
     runner: str
     processes: list[Process] = []
     requests_offset: int = 0
+    ticket: str = ""
     detail: dict[str, Any] = {}
 
 

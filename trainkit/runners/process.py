@@ -26,9 +26,11 @@ from trainkit.files.owners import is_running, runs_job
 from trainkit.files.record import Record
 from trainkit.files.store import Handle, Store
 from trainkit.runners import spare
+from trainkit.runners.descriptors import check_open_files
 from trainkit.runners.handover import Errand, send
 from trainkit.runners.openmp import wait_briefly
-from trainkit.runners.slots import Ticket, job_limit
+from trainkit.runners.queueing import starts_at_once
+from trainkit.runners.slots import Ticket
 from trainkit.runners.spare import Supervisor
 from trainkit.runners.task import Task, write_task
 
@@ -42,6 +44,7 @@ def check(record: Record) -> None:
         raise RunnerError("runner='process' needs Linux or macOS; use runner='thread' on this system")
     if record.resources.address is not None:
         raise OptionError("runner='process' is this machine; for a cluster's address use runner='ray'")
+    check_open_files()
     wanted = record.resources.gpus_per_rank
     if wanted > 1:
         raise OptionError(f"gpus_per_rank={wanted}: runner='process' gives each rank one GPU, or none")
@@ -65,9 +68,10 @@ def submit(
     paths = store.paths(record.job_id)
     if task is not None:
         write_task(paths, task)
+    handle.ticket = ticket.path.name
     store.write_handle(record.job_id, handle)
     environment = _environment()
-    may_run = record.resources.ranks == 1 and not ticket.try_start(job_limit())
+    may_run = record.resources.ranks == 1 and starts_at_once(ticket)
     with opened(paths.output, "ab") as output:
         errand = Errand(str(store.root), record.job_id, str(ticket.path), lock.fd, ticket.fd, output.fileno())
         supervisor = _sent(spare.take(environment), errand) if may_run else None

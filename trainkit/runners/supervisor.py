@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 from trainkit.errors import TrainkitError
 from trainkit.files.locks import FileLock
@@ -22,7 +24,7 @@ from trainkit.runners.handover import Errand, receive, send
 from trainkit.runners.lifetime import Started, see_through
 from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import LARGE_TASK_BYTES, kill_descendants, kill_session
-from trainkit.runners.queueing import wait_in_queue
+from trainkit.runners.queueing import RESTORE_S, QueuedJob, wait_in_queue
 from trainkit.runners.slots import Ticket
 from trainkit.runners.spare import KEPT_S, answer
 from trainkit.runners.starter import Worker, start_worker
@@ -55,6 +57,7 @@ def serve(connection: socket.socket, worker: Worker | None, *, spare: bool) -> N
         with contextlib.suppress(TrainkitError):  # it is gone, or nobody can read it: there is nothing to tell in
             store.tell_failure(store.read(errand.job_id), error)
         raise
+    signal.setitimer(signal.ITIMER_REAL, 0)
     ticket.close()
     lock.release()
 
@@ -88,10 +91,9 @@ def supervise(store: Store, errand: Errand, ticket: Ticket, worker: Worker | Non
         )
         store.write_handle(record.job_id, handle)
         store.write_record(record, durable=True)
-        recorder = Recorder(store, record, requests_offset=handle.requests_offset)
-        if not wait_in_queue(recorder, ticket):
+        if not wait_in_queue(QueuedJob(store, record, ticket, requests_offset=handle.requests_offset)):
             return
-        recorder.detach()
+    _look_after(ticket)
     ready = [worker] if worker is not None else []
 
     def start() -> Started:
@@ -107,6 +109,18 @@ def supervise(store: Store, errand: Errand, ticket: Ticket, worker: Worker | Non
         return Started(own.pid, own.wait, begin)
 
     see_through(store, record, handle, start)
+
+
+def _look_after(ticket: Ticket) -> None:
+    """Make the ticket again whenever it is removed, from here on until the timer is stopped."""
+
+    def restore(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(Exception):  # the job runs on; a second later it is tried again
+            ticket.restore()
+
+    # A timer and no thread: this process forks.
+    signal.signal(signal.SIGALRM, restore)
+    signal.setitimer(signal.ITIMER_REAL, RESTORE_S, RESTORE_S)
 
 
 def _torchrun(errand: Errand, ranks: int) -> subprocess.Popen[bytes]:

@@ -11,11 +11,10 @@ import concurrent.futures.thread  # noqa: F401 - its own registration must come 
 import contextlib
 import contextvars
 import os
-import queue
 import sys
 import threading
 import time
-from typing import Any
+from collections import deque
 
 from trainkit.errors import OptionError, RunnerError, StoreError, TaskError, TrainkitError
 from trainkit.files.locks import FileLock
@@ -23,10 +22,13 @@ from trainkit.files.owners import this_process
 from trainkit.files.record import Record, Resources
 from trainkit.files.recorder import Recorder
 from trainkit.files.store import Handle, Store
+from trainkit.runners.descriptors import check_open_files
+from trainkit.runners.dispatcher import Dispatcher
 from trainkit.runners.kernel import keep_alive
+from trainkit.runners.loans import Place, taken
 from trainkit.runners.openmp import wait_briefly
-from trainkit.runners.outcomes import Outcome, Remembered, outcome_of, remembered
-from trainkit.runners.queueing import wait_in_queue
+from trainkit.runners.outcomes import Outcome, outcome_of, remembered
+from trainkit.runners.queueing import QueuedJob
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, read_task, write_task
 from trainkit.runners.worker import work
@@ -37,9 +39,8 @@ from trainkit.training.output import captured
 EXIT_GRACE_S = 10.0
 #: The exit code of a script that was interrupted while it waited for a job that does not listen (128 + SIGINT).
 _EXIT_INTERRUPTED = 130
-#: The jobs that run or wait here.  Each thread sets its event last: a ``join`` that Ctrl-C cuts off takes a thread
-#: for ended from then on (https://github.com/python/cpython/issues/90882), so nobody joins them.
-_running: dict[str, tuple[threading.Event, Store, str]] = {}
+#: The jobs that run or wait here.
+_jobs: dict[tuple[str, str, int], _ThreadJob] = {}
 _ending = threading.Event()
 
 
@@ -50,57 +51,32 @@ def check(record: Record) -> None:
             "runner='thread' is this process alone: ranks, gpus_per_rank, retries and address need "
             "runner='process' or runner='ray'"
         )
+    check_open_files()
 
 
 def submit(
     store: Store, record: Record, task: Task | None, lock: FileLock, ticket: Ticket, handle: Handle
 ) -> None:
-    """Start the job's thread."""
+    """Start the job's thread in its turn."""
     if task is None:
         task = read_task(store.paths(record.job_id), own_process=False)
     handle.processes = [this_process()]
     store.write_handle(record.job_id, handle)
     if "torch" not in sys.modules:
         wait_briefly(os.environ)
-    known = remembered(store, record.job_id)
-    known.outcome = Outcome(record.attempt)
-    # The context makes widgets and ContextVars of the launching cell work in the thread (ipykernel 7.0 raises
-    # LookupError without it), and it is a copy, so that nothing set there comes back into the notebook.
-    context = contextvars.copy_context()
-    context.run(note_cell)
-    over = threading.Event()
-    permission: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    thread = threading.Thread(
-        target=context.run,
-        args=(
-            _run_and_release,
-            permission,
-            store,
-            record,
-            task,
-            known,
-            lock,
-            ticket,
-            handle.requests_offset,
-            over,
-        ),
-        name=f"trainkit-{record.job_id}",
-        daemon=_interactive(),
-    )
-    _running[_key(store, record)] = (over, store, record.job_id)
+    job = _ThreadJob(store, record, task, lock, ticket, handle.requests_offset)
+    _jobs[job.key] = job
     try:
-        thread.start()
-    except BaseException:  # no room for another thread; or, though it has started, an interrupt
-        permission.put(False)
-        del _running[_key(store, record)]
-        known.outcome = None
+        _dispatcher.add(job)
+    except BaseException:  # the system has no room for one more thread
+        del _jobs[job.key]
+        job.known.outcome = None
         raise
-    permission.put(True)
     keep_alive(_running_ids)
 
 
 def _running_ids() -> list[str]:
-    return [job_id for _, _, job_id in list(_running.values())]
+    return [job.record.job_id for job in list(_jobs.values())]
 
 
 def address_again(store: Store, record: Record) -> None:
@@ -125,51 +101,98 @@ def is_waited_for(store: Store, record: Record) -> bool:
     return outcome_of(store, record) is not None and not _interactive()
 
 
-def _key(store: Store, record: Record) -> str:
-    # By its real name: whoever comes to the same folder by a link means the same job.
-    return f"{store.real_root}:{record.job_id}:{record.attempt}"
+class _ThreadJob:
+    """An attempt of a job that waits or runs here.
+
+    Attributes:
+        known: what the handles of the job share; holds its outcome.
+        over: set as the last thing.  Nobody joins the thread: a ``join`` that Ctrl-C cuts off takes a thread for
+            ended from then on (https://github.com/python/cpython/issues/90882).
+    """
+
+    def __init__(
+        self, store: Store, record: Record, task: Task, lock: FileLock, ticket: Ticket, requests_offset: int
+    ) -> None:
+        self.store, self.record, self.task = store, record, task
+        self.lock, self.ticket, self.requests_offset = lock, ticket, requests_offset
+        self.key = (store.real_root, record.job_id, record.attempt)
+        self.queued = QueuedJob(store, record, ticket, requests_offset=requests_offset)
+        self.known = remembered(store, record.job_id)
+        self.known.outcome = self.outcome = Outcome(record.attempt)
+        self.over = threading.Event()
+        self.keeping = threading.Lock()  # held while its files are written before it runs
+        self._has_started = False
+        # Made here and started in its turn: the context makes widgets and ContextVars of the launching cell work
+        # in the thread (ipykernel 7.0 raises LookupError without it, older ones ask who has made the thread).
+        # It is a copy, so that nothing set there comes back into the notebook.
+        context = contextvars.copy_context()
+        context.run(note_cell)
+        self._thread = threading.Thread(
+            target=context.run,
+            args=(_run_and_release, self),
+            name=f"trainkit-{record.job_id}",
+            daemon=_interactive(),
+        )
+
+    def start(self) -> None:
+        """Start its thread."""
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Have its function kept for a resume while it waits."""
+        _keeper.add(self)
+
+    def cancel(self, *, interrupted: bool) -> None:
+        """End it without a run."""
+        try:
+            with self.keeping:
+                self._has_started = True
+                self.queued.end(interrupted=interrupted)
+        except Exception as error:  # noqa: BLE001 - as in `run`
+            self.outcome.error = error
+            self.store.tell_failure(self.record, error)
+        finally:
+            self.leave()
+
+    def keep(self, *, starts: bool = False) -> None:
+        """Write its record and its function durably, unless it runs already."""
+        with self.keeping:
+            if not self._has_started:
+                self.store.write_record(self.record, durable=True)
+                _keep_for_a_resume(self.store, self.record, self.task)
+            self._has_started = self._has_started or starts
+
+    def run(self) -> None:
+        """Run it to its end."""
+        store, record = self.store, self.record
+        try:
+            self.keep(starts=True)
+            recorder = Recorder(store, record, requests_offset=self.requests_offset)
+            place = Place(store, record.job_id, self.ticket.path)
+            with captured(store.paths(record.job_id).output), taken(place):
+                work(recorder, self.task, self.outcome, keep_outcome=lambda outcome: outcome.write(store, record))
+        except Exception as error:  # noqa: BLE001 - an unexpected error must not read as a job that vanished
+            self.outcome.error = self.outcome.error or error
+            store.tell_failure(record, error)
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Give up what it holds."""
+        self.outcome.settled.set()
+        self.ticket.close()
+        self.lock.release()
+        _dispatcher.leave(self)
+        _jobs.pop(self.key, None)
+        self.over.set()
 
 
-def _run_and_release(
-    permission: queue.SimpleQueue[bool], store: Store, record: Record, task: Task, known: Remembered, *rest: Any
-) -> None:
-    """Run the job, then free what the frames of an exception would keep alive, those of `_run` among them."""
-    if not permission.get():
-        return
-    outcome = known.outcome
-    _run(store, record, task, known, *rest)
-    del task, known, rest
-    if outcome is not None:
-        outcome.release_frames()
-
-
-def _run(
-    store: Store,
-    record: Record,
-    task: Task,
-    known: Remembered,
-    lock: FileLock,
-    ticket: Ticket,
-    requests_offset: int,
-    over: threading.Event,
-) -> None:
-    outcome = known.outcome or Outcome(record.attempt)
-    try:
-        recorder = Recorder(store, record, requests_offset=requests_offset)
-        store.write_record(record, durable=True)
-        _keep_for_a_resume(store, record, task)
-        with captured(store.paths(record.job_id).output):
-            if wait_in_queue(recorder, ticket, ending=_ending):
-                work(recorder, task, outcome, keep_outcome=lambda outcome: outcome.write(store, record))
-    except Exception as error:  # noqa: BLE001 - what we did not foresee must not read as a job that vanished
-        outcome.error = outcome.error or error
-        store.tell_failure(record, error)
-    finally:
-        outcome.settled.set()
-        ticket.close()
-        lock.release()
-        _running.pop(_key(store, record), None)
-        over.set()
+def _run_and_release(job: _ThreadJob) -> None:
+    """Run the job, then free what the frames of an exception would keep alive, those of the run among them."""
+    outcome = job.outcome
+    job.run()
+    del job
+    outcome.release_frames()
 
 
 def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:
@@ -184,6 +207,35 @@ def _keep_for_a_resume(store: Store, record: Record, task: Task) -> None:
         return
 
 
+class _Keeper:
+    """One thread that writes the functions of waiting jobs, which may be large; it ends when none is left."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._jobs: deque[_ThreadJob] = deque()
+        self._works = False
+
+    def add(self, job: _ThreadJob) -> None:
+        """Have the files of a job written soon."""
+        with self._guard:
+            self._jobs.append(job)
+            if self._works:
+                return
+            threading.Thread(target=self._work, name="trainkit-keeper", daemon=True).start()
+            self._works = True
+
+    def _work(self) -> None:
+        while True:
+            with self._guard:
+                if not self._jobs:
+                    self._works = False
+                    return
+                job = self._jobs.popleft()
+            with contextlib.suppress(Exception):  # its own thread tries again, and fails with the error if need be
+                job.keep()
+            del job
+
+
 def _interactive() -> bool:
     """Whether somebody sits in front of this interpreter (IPython sets ``sys.ps1`` too)."""
     return hasattr(sys, "ps1") or bool(sys.flags.interactive)
@@ -193,8 +245,8 @@ def _end_with_the_interpreter() -> None:
     """A script waits for its jobs, a notebook's kernel has them stop and save, while all of Python still works."""
     try:
         if not _interactive():
-            for over, _, _ in list(_running.values()):
-                over.wait()
+            for job in list(_jobs.values()):
+                job.over.wait()
     except KeyboardInterrupt:
         sys.stderr.write("trainkit: its jobs save and end at their next step; Ctrl-C again leaves at once\n")
     _stop_all()
@@ -212,22 +264,29 @@ def _stop_all() -> None:
     One that does not listen is left running; the process exits around it, without the rest of the tearing down.
     """
     _ending.set()
-    jobs = list(_running.values())
+    jobs = list(_jobs.values())
     # A second Ctrl-C, or more of them, means it.
     with contextlib.suppress(KeyboardInterrupt):
-        for _, store, job_id in jobs:
+        for job in jobs:
             with contextlib.suppress(TrainkitError):  # its files are gone, say: it is waited for all the same
-                store.request(job_id, "shutdown")
+                job.store.request(job.record.job_id, "shutdown")
         give_up_at = time.monotonic() + EXIT_GRACE_S
-        for over, _, _ in jobs:
-            over.wait(max(0.0, give_up_at - time.monotonic()))
-    if not all(over.is_set() for over, _, _ in jobs):
+        for job in jobs:
+            job.over.wait(max(0.0, give_up_at - time.monotonic()))
+    if not all(job.over.is_set() for job in jobs):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):  # whatever they were replaced by
                 stream.flush()
         os._exit(0 if _interactive() else _EXIT_INTERRUPTED)
 
 
+def _start_anew_in_forked_child() -> None:
+    """A forked child has none of the threads, but would wait for the jobs when it ends."""
+    global _dispatcher, _keeper
+    _jobs.clear()
+    _dispatcher, _keeper = Dispatcher(_ending.is_set), _Keeper()
+
+
+_dispatcher, _keeper = Dispatcher(_ending.is_set), _Keeper()
 if hasattr(os, "register_at_fork"):
-    # A forked child has none of the threads, but would run the function above when it ends.
-    os.register_at_fork(after_in_child=_running.clear)
+    os.register_at_fork(after_in_child=_start_anew_in_forked_child)

@@ -40,6 +40,7 @@ from trainkit.resuming.checkpoints import save_model, take_up
 from trainkit.resuming.kept import Kept
 from trainkit.resuming.randomness import random_numbers
 from trainkit.resuming.steering import history_of, load_plan
+from trainkit.runners.loans import Place, taken
 from trainkit.runners.orphans import die_with_parent, ending_forked_children
 from trainkit.runners.outcomes import Outcome
 from trainkit.runners.task import Task, dump_outcome, read_task
@@ -377,7 +378,9 @@ def run_job(store: Store, job_id: str, ranks: Ranks = ALONE) -> None:
         _fail(recorder, error, ranks, doing="the job could not be loaded")
         return
     try:
-        work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks, own_process=True)
+        place = Place.named(store, job_id, handle.ticket) if handle is not None and ranks.rank == 0 else None
+        with taken(place):
+            work(recorder, task, Outcome(), keep_outcome=keep, ranks=ranks, own_process=True)
     except RankEndError:
         raise
     except Exception as error:
