@@ -233,7 +233,7 @@ def test_thread_that_has_started_although_start_was_interrupted_runs_nothing(
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
-        if thread.name == "trainkit-ghost":
+        if thread.name == "trainkit-dispatcher":
             raise KeyboardInterrupt
 
     ran: list[bool] = []

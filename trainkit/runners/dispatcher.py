@@ -94,22 +94,26 @@ class Dispatcher:
 
     def _serve(self) -> None:
         pause_s = SHORTEST_S
-        while True:
-            with self._guard:
-                if not self._waiting and not self._running:
-                    self._thread = None
-                    return
-                waiting, running = list(self._waiting), list(self._running)
-            for job in running:
-                # What fails is tried again: the job runs on, and has no use for an error.
-                with contextlib.suppress(TrainkitError, OSError):
-                    job.queued.ticket.restore()
-            self._look(waiting)
-            if self._wake.wait(pause_s if waiting else RESTORE_S):
+        while (waits := self._round()) is not None:
+            if self._wake.wait(pause_s if waits else RESTORE_S):
                 self._wake.clear()
                 pause_s = SHORTEST_S
             else:
                 pause_s = min(LONGEST_S, pause_s * 1.5)
+
+    def _round(self) -> bool | None:
+        """Look after all jobs once; return whether one waits, or None if none is left."""
+        with self._guard:
+            if not self._waiting and not self._running:
+                self._thread = None
+                return None
+            waiting, running = list(self._waiting), list(self._running)
+        for job in running:
+            # What fails is tried again: the job runs on, and has no use for an error.
+            with contextlib.suppress(TrainkitError, OSError):
+                job.queued.ticket.restore()
+        self._look(waiting)
+        return bool(waiting)
 
     def _look(self, waiting: list[Dispatched]) -> None:
         first: dict[Path, QueuedJob] = {}  # in each queue, the first that has to wait
