@@ -16,6 +16,7 @@ import pytest
 from click.testing import Result
 
 import trainkit as tk
+from trainkit.cli.screens import LiveRows
 from trainkit.files.record import Status
 
 Cli = Callable[..., Result]
@@ -236,3 +237,20 @@ def test_in_a_terminal_the_job_is_drawn_live_and_the_cursor_given_back(folder: P
     assert "steps/s" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     assert "COMPLETED" in text[text.rindex("\x1b[?25h") :]
+
+
+def test_what_may_still_change_is_drawn_again_in_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that were drawn are erased first; none is wider than the terminal, so that they can be counted."""
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("LINES", "4")
+    rows = LiveRows()
+    for text, rest, drawn in [
+        ("one\n", "10 %", "one\n10 %"),
+        ("", "outer\n" + "x" * 30, "\r\x1b[Jouter\n" + "x" * 19),
+        ("two\n", "a\nb\nc\n\td\u202e", "\r\x1b[A\x1b[Jtwo\nb\nc\n        d "),
+        ("end", "", "\r\x1b[A\x1b[A\x1b[Jend"),
+    ]:
+        rows.show(text, rest)
+        assert capsys.readouterr().out == drawn

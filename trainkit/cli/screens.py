@@ -100,7 +100,7 @@ class LiveRows:
             rest: what follows them now; what was shown of it before is replaced.
         """
         width, height = shutil.get_terminal_size()
-        text, rest = clean_lines(text), clean_lines(rest)
+        text, rest = clean_lines(text), clean_lines(rest).expandtabs()
         rows = [set_cell_size(row, width - 1) if cell_len(row) >= width else row for row in rest.split("\n")]
         rows = rows[-max(1, height - 1) :] if rest else []
         back = "" if not self._drawn else "\r" + "\x1b[A" * (self._drawn - 1) + "\x1b[J"
