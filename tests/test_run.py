@@ -606,8 +606,10 @@ def test_a_gpu_that_is_not_here_is_said_in_a_sentence(root: Path) -> None:
     def fit(run: Any, device: str) -> str:
         return str(run.device)
 
-    for job in (tk.submit(fit, device="cuda:99"), tk.train(device="cuda:99")):
-        assert isinstance(error := job.exception(60), OptionError)
-        assert "device='cuda:99': torch" in str(error)
-        assert "of cuda here" in str(error)
+    assert isinstance(error := tk.submit(fit, device="cuda:99").exception(60), OptionError)
+    assert "device='cuda:99': torch" in str(error)
+    assert "of cuda here" in str(error)
+    with pytest.raises(OptionError, match="device='cuda:99': torch"):
+        tk.train(device="cuda:99")  # before there is a job
+    assert len(tk.jobs()) == 1
     assert tk.submit(fit, device="meta").result(60) == "meta"
