@@ -148,6 +148,7 @@ def _begin_again(store: Store, record: Record, where: str, resources: Resources,
     if (lock := try_lock(paths.owner_lock)) is None:
         return False
     try:
+        lock.check_excludes()
         # Only under the lock is it certain that nobody else has resumed it since.
         record = store.observe_as_owner(job_id)
         before = copy.copy(record)

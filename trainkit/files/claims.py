@@ -9,15 +9,23 @@ runs, which can be deleted; a folder without a record is an id that somebody is 
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainkit.errors import StoreError, telling
 from trainkit.files.locks import FileLock, try_lock, try_lock_as_it_is
+from trainkit.files.opening import NOT_A_FILE
 from trainkit.files.paths import JobPaths
 from trainkit.files.whole import matching, remove_temporary
+
+#: How often the folder of a job is tried to be removed while others put a lock into it.
+_RMDIR_ATTEMPTS = 100
 
 
 def claim(paths: JobPaths) -> FileLock | None:
@@ -30,9 +38,24 @@ def claim(paths: JobPaths) -> FileLock | None:
         paths.folder.mkdir()
     except FileExistsError:
         # Somebody may have been killed when about to do the same: what has no record and no content is free.
-        if any(path.is_dir() or path.stat().st_size for path in paths.folder.iterdir()):
+        if any(not stat.S_ISREG((found := path.lstat()).st_mode) or found.st_size for path in _inside(paths)):
             return None
-    lock = try_lock(paths.owner_lock)
+        made = False
+    else:
+        made = True
+    lock = None
+    try:
+        lock = try_lock(paths.owner_lock)
+        if lock is not None:
+            lock.check_excludes()
+    except BaseException:
+        if lock is not None:
+            lock.close()
+        if made:  # and nobody else can have put anything into it that counts
+            with contextlib.suppress(OSError):
+                paths.owner_lock.unlink(missing_ok=True)
+                paths.folder.rmdir()
+        raise
     if lock is not None and (paths.record.exists() or not paths.owner_lock.exists()):
         lock.close()  # somebody else was quicker, to make it or to remove it
         return None
@@ -60,10 +83,16 @@ def held_to_remove(paths: JobPaths) -> Iterator[bool]:
                 return
             holding.callback(record.close)
         if paths.owner_lock.exists():
-            if (owner := try_lock(paths.owner_lock)) is None:
-                yield False
-                return
-            holding.callback(owner.close)
+            try:
+                owner = try_lock(paths.owner_lock)
+            except StoreError as error:
+                if error.errno not in NOT_A_FILE:
+                    raise
+            else:
+                if owner is None:
+                    yield False
+                    return
+                holding.callback(owner.close)
         yield True
 
 
@@ -89,16 +118,51 @@ def remove(paths: JobPaths) -> None:
         if paths.folder.is_symlink():
             paths.folder.unlink()
         elif paths.folder.exists():
-            # In one step out of the way of whoever makes, or resumes, a job of that id meanwhile.
-            paths.folder.rename(paths.record.with_name(f".{paths.job_id}.{uuid.uuid4().hex}.tmp"))
+            _move_away(paths)
         for path in _left_by_kills(paths):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            _remove_one(path)
         with contextlib.suppress(NotADirectoryError):  # a file is in the place of the folder of models
             paths.model.unlink(missing_ok=True)
         paths.record.unlink(missing_ok=True)
+
+
+def _move_away(paths: JobPaths) -> None:
+    """Move the folder of a job, in one step, out of the way of others who make or resume a job of that id."""
+    try:
+        paths.folder.rename(paths.record.with_name(f".{paths.job_id}.{uuid.uuid4().hex}.tmp"))
+    except OSError as error:
+        # A folder of a lower layer of an overlay cannot be renamed: in a container, one that its image has.
+        if error.errno != errno.EXDEV:
+            raise
+        _remove_in_place(paths)
+
+
+def _remove_in_place(paths: JobPaths) -> None:
+    """Remove the folder of a job, the lock last: a process that resumes it meanwhile finds no checkpoint."""
+    for path in _inside(paths):
+        if path != paths.owner_lock:
+            _remove_one(path)
+    for attempt in itertools.count():
+        _remove_one(paths.owner_lock)
+        try:
+            paths.folder.rmdir()
+            return
+        except OSError as error:
+            # The lock of a process that tries to resume the job, and will give it up.
+            if error.errno != errno.ENOTEMPTY or attempt == _RMDIR_ATTEMPTS:
+                raise
+            time.sleep(0.01)
+
+
+def _remove_one(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _inside(paths: JobPaths) -> list[Path]:
+    return list(paths.folder.iterdir())
 
 
 def sweep(paths: JobPaths) -> None:

@@ -11,6 +11,7 @@ holds it (``claims``), and whoever locks a file that others replace makes sure t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -25,6 +26,13 @@ from trainkit.files.opening import open_fd
 
 #: How often `try_lock` tries again when nothing but readers is in its way.
 _READER_PATIENCE = 2000
+
+#: Of a file system without locks.
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_NO_LOCKS_ADVICE = (
+    "this file system has no working file locks (flock), by which trainkit knows who runs a job; choose a root on "
+    "another one, such as a local disk, by root= or TRAINKIT_ROOT"
+)
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 #: Held while a lock file is opened or closed, until `_held` is right again: no fork may come in between.
@@ -52,6 +60,10 @@ else:
             fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise OSError(error.errno, f"{os.strerror(error.errno)}: {_NO_LOCKS_ADVICE}") from error
+            raise
         return True
 
     def _only_readers(fd: int) -> bool:
@@ -75,6 +87,20 @@ class FileLock:
         """Take over a lock whose descriptor came from the parent process."""
         os.set_inheritable(fd, False)
         return cls(fd, path)
+
+    def check_excludes(self) -> None:
+        """Return if the lock keeps others away; some network and FUSE file systems give it to everybody.
+
+        Raises:
+            StoreError: it does not.
+        """
+        with _changing, telling(self.path):
+            fd = open_fd(self.path, os.O_RDWR)
+            try:
+                if _lock(fd, shared=False):
+                    raise OSError(errno.ENOLCK, f"two owners can hold the same lock here: {_NO_LOCKS_ADVICE}")
+            finally:
+                os.close(fd)
 
     def release(self) -> None:
         """Free the lock for good, also where another process has inherited a handle of it."""

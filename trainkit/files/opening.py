@@ -21,6 +21,8 @@ _JOBS = f"{os.sep}artifacts{os.sep}jobs{os.sep}"
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | _NO_LINK
+#: The numbers of the errors of a link, and of what is not a regular file.
+NOT_A_FILE = frozenset({errno.ELOOP, errno.EINVAL})
 #: What the system reports of a link that may not be followed: Linux and macOS, FreeBSD, NetBSD.
 _IS_LINK = frozenset({errno.ELOOP, errno.EMLINK, getattr(errno, "EFTYPE", errno.ELOOP)})
 
@@ -87,7 +89,8 @@ def _open(path: str, flags: int, mode: int, *, dir_fd: int | None = None, shown:
         shown = shown or path
         if error.errno in _IS_LINK or (error.errno == errno.ENOTDIR and os.path.islink(shown)):
             raise _link(shown) from error
-        if error.errno == errno.ENXIO:  # a pipe without a reader, opened for writing; or a socket
+        # A pipe without a reader, or a folder, that is opened for writing; or a socket.
+        if error.errno in (errno.ENXIO, errno.EISDIR):
             raise _no_file(shown) from error
         error.filename = shown
         raise

@@ -18,6 +18,8 @@ from trainkit.errors import RecordError, StateError
 from trainkit.files.plain import allow_non_finite, clean_descriptions, from_plain, to_plain
 
 SCHEMA_VERSION = 1
+#: No record or handle is larger; what is, was not written by trainkit, and is not read into memory.
+MOST_RECORD_BYTES = 16 << 20
 
 
 class Status(str, Enum):

@@ -31,17 +31,15 @@ from trainkit.files.locks import FileLock, locked
 from trainkit.files.opening import open_fd, opened
 from trainkit.files.owners import Process, Pulse, is_owned
 from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
-from trainkit.files.record import Record, Status, decode, encode
+from trainkit.files.record import MOST_RECORD_BYTES, Record, Status, decode, encode
 from trainkit.files.streams import encode_line, missing_newline, tail, write_all
-from trainkit.files.whole import read_whole, write_atomically
+from trainkit.files.whole import make_folders, read_whole, write_atomically
 
 #: The runners whose jobs are run elsewhere, so that not the owner's lock but they tell who lives.
 ENGINES = {"ray": "trainkit.runners.ray"}
 ROOT_VARIABLE = "TRAINKIT_ROOT"
-#: How long a heartbeat on another host may stand still before that is said.
+#: A job that cannot be checked is silent if its heartbeat has not moved for so long, on the reader's own clock.
 SILENCE_S = 30.0
-#: No record or handle is larger; what is, was not written by trainkit, and is not read into memory.
-MOST_RECORD_BYTES = 16 << 20
 #: How long the owner of a job that is over may take to let go of it.
 _LET_GO_S = 10.0
 #: Requests for which some of the room is given up that a running job keeps for its end.
@@ -194,7 +192,7 @@ class Store:
             record.message = reason
             return
         silent_s = self._pulse.silent_s(record.job_id, record.heartbeat_at)
-        if silent_s > SILENCE_S:
+        if silent_s >= SILENCE_S:
             record.message = (
                 f"no sign of life for {silent_s:.0f} s; its host, {record.host}, cannot be asked from here. "
                 "If that is gone, job.resume(lost=True) goes on from the last checkpoint"
@@ -262,11 +260,18 @@ class Store:
             StoreError: the files cannot be made.
         """
         paths = self.paths(record.job_id)
-        with telling(models_folder(self.root)):
-            models_folder(self.root).mkdir(parents=True, exist_ok=True)
-        with telling(jobs_folder(self.root)):
-            jobs_folder(self.root).mkdir(parents=True, exist_ok=True)
-            lock = None if paths.record.exists() else claims.claim(paths)
+        made: list[Path] = []
+        try:
+            for folder in (models_folder(self.root), jobs_folder(self.root)):
+                with telling(folder):
+                    made[:0] = make_folders(folder)
+            with telling(paths.folder):
+                lock = None if paths.record.exists() else claims.claim(paths)
+        except OSError:
+            for folder in made:
+                with contextlib.suppress(OSError):  # somebody else has put something into it meanwhile
+                    folder.rmdir()
+            raise
         if lock is None:
             raise JobExistsError(
                 f"there is a job {record.job_id!r} under {self.root} already; "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -18,6 +18,8 @@ from trainkit.files.opening import open_fd, opened
 from trainkit.files.plain import from_plain, to_plain
 
 _encoder = msgspec.json.Encoder()
+#: A longer line was not written by trainkit; it is passed over, and never in memory as a whole.
+MOST_LINE_BYTES = 8 << 20
 
 
 def encode_line(item: Mapping[str, Any]) -> bytes:
@@ -137,31 +139,45 @@ def tail(
         offset: bytes to pass over, as returned by the call before.  A file that is shorter by now was emptied or
             replaced, and is read anew.
         limit_bytes: read no more than that at once, and the line that is cut by it; without it all there is.
-        on_unreadable: called with each line that :func:`decode_line` cannot read; it is passed over.
+        on_unreadable: called with each line that :func:`decode_line` cannot read; it is passed over.  Of a line
+            of more than :data:`MOST_LINE_BYTES` it gets the beginning.
 
     Returns:
         The lines as dicts, and the offset to go on from.  A torn last line is left for the next call.
     """
+    items: list[dict[str, Any]] = []
     try:
         with opened(path) as file:
             if file.seek(0, os.SEEK_END) < offset:
                 offset = 0
-            file.seek(offset)
-            data = file.read(limit_bytes)
-            if len(data) == limit_bytes and not data.endswith(b"\n"):
-                data += file.readline()
+            begin = file.seek(offset)
+            while limit_bytes < 0 or offset - begin < limit_bytes:
+                line = file.readline(MOST_LINE_BYTES)
+                if not line.endswith(b"\n"):
+                    if len(line) < MOST_LINE_BYTES:
+                        break  # the end, or a line that is being written
+                    offset += skip_line(file)
+                    on_unreadable(line)
+                elif (item := decode_line(line)) is not None:
+                    items.append(item)
+                elif line.strip():
+                    on_unreadable(line)
+                offset += len(line)
     except (FileNotFoundError, NotADirectoryError):
         return [], offset
     except OSError as error:
         raise StoreError.about(error, path) from error
-    end = data.rfind(b"\n") + 1
-    items = []
-    for line in data[:end].splitlines():
-        if (item := decode_line(line)) is not None:
-            items.append(item)
-        elif line.strip():
-            on_unreadable(line)
-    return items, offset + end
+    return items, offset
+
+
+def skip_line(file: BinaryIO) -> int:
+    """Read the rest of a line, without keeping it in memory; return how many bytes it has."""
+    skipped = 0
+    while part := file.readline(1 << 20):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
 
 
 def attempt_of(event: Mapping[str, Any]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fnmatch
+import itertools
 import os
 import shutil
 import uuid
@@ -103,6 +104,17 @@ def matching(folder: Path, pattern: str) -> list[Path]:
         except (FileNotFoundError, NotADirectoryError):
             return []
     return [folder / name for name in sorted(fnmatch.filter(names, pattern))]
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return those that were missing, the lowest first.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    missing = list(itertools.takewhile(lambda each: not each.exists(), (folder, *folder.parents)))
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
 
 
 def sync_folder(folder: Path) -> None:

@@ -27,7 +27,7 @@ from trainkit.files.modelfile import model_file
 from trainkit.files.owners import Process, is_running
 from trainkit.files.paths import jobs_folder
 from trainkit.files.record import Record, Status
-from trainkit.files.store import Store
+from trainkit.files.store import SILENCE_S, Store
 from trainkit.panels.controls import Controls
 from trainkit.panels.happened import Happened
 from trainkit.panels.lines import Floats
@@ -41,8 +41,6 @@ POINTS, DELTA_POINTS = 1200, 200
 MOST_POINTS = 4000
 #: A front end may miss a delta while it starts, or while the server is busy: all is sent again so often.
 _FULL_EVERY_S, _SETTLING_S = 20.0, 3.0
-#: A job of another host is silent if its heartbeat has not moved for so long, on our own clock.
-_SILENT_S = 10.0
 _MEMORY_EVERY_S = 1.0
 _FRESH_S = 30.0
 
@@ -304,7 +302,7 @@ class JobFeed:
         if record.heartbeat_at != self._heard[0]:
             self._heard = (record.heartbeat_at, now)
         silent = now - self._heard[1]
-        if record.status.terminal or record.status is Status.QUEUED or silent < _SILENT_S:
+        if record.status.terminal or record.status is Status.QUEUED or silent < SILENCE_S:
             return None
         return int(silent) if self.store.is_owned(record) is None else None
 

@@ -19,6 +19,7 @@ from tsdownsample import MinMaxLTTBDownsampler
 
 from trainkit.errors import StoreError
 from trainkit.files.opening import opened
+from trainkit.files.streams import MOST_LINE_BYTES, skip_line
 from trainkit.panels.lines import Floats, Lines
 
 #: Bytes that are decoded at once: enough for speed, little enough to let other threads run in between.
@@ -147,6 +148,12 @@ class History:
         found = False
         while time.monotonic() < until and (data := file.read(CHUNK_BYTES)):
             end = data.rfind(b"\n") + 1
+            if not end and len(data) == CHUNK_BYTES:  # a long line
+                data += file.readline(MOST_LINE_BYTES)
+                if len(data) >= MOST_LINE_BYTES and not data.endswith(b"\n"):
+                    self._offset += len(data) + skip_line(file)
+                    continue
+                end = data.rfind(b"\n") + 1
             if not end:
                 break
             self._offset += end

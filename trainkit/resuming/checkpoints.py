@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from trainkit.errors import CheckpointError, ModelFileError, StoreError, telling
+from trainkit.errors import CheckpointError, ModelFileError, RecordError, StoreError, telling
 from trainkit.files.opening import opened
 from trainkit.files.paths import JobPaths
-from trainkit.files.record import CheckpointInfo
+from trainkit.files.record import MOST_RECORD_BYTES, CheckpointInfo, decode
 from trainkit.files.safeload import load
 from trainkit.files.whole import copy_file, read_whole, remove_temporary, sync_folder, write_atomically
 
@@ -336,11 +336,35 @@ def is_whole(path: Path, info: CheckpointInfo) -> bool:
 
 
 def generations(paths: JobPaths) -> list[Generation]:
-    """Return what ``resume.json`` tells of the newest checkpoints, newest first.
+    """Return what ``resume.json`` and the record know of the newest checkpoints, newest first.
 
     Raises:
-        CheckpointError: it is damaged.
+        CheckpointError: ``resume.json`` is damaged, and the record has no checksum either.
     """
+    recorded = _recorded(paths)
+    try:
+        listed = _listed(paths)
+    except CheckpointError:
+        if recorded is None:
+            raise
+        return [recorded]
+    if recorded is None or any(each.sha256 == recorded.sha256 for each in listed):
+        return listed
+    return [*listed, recorded]
+
+
+def _recorded(paths: JobPaths) -> Generation | None:
+    """Return the newest checkpoint as the record has it: where ``resume.json`` is damaged, its checksum counts."""
+    try:
+        info = decode(read_whole(paths.record, most_bytes=MOST_RECORD_BYTES)).checkpoint
+    except (OSError, RecordError):
+        return None
+    if info is None or info.sha256 is None:
+        return None
+    return Generation(**msgspec.structs.asdict(info))
+
+
+def _listed(paths: JobPaths) -> list[Generation]:
     path = _manifest(paths)
     try:
         return msgspec.json.decode(read_whole(path), type=list[Generation])

@@ -118,19 +118,20 @@ class Follower:
             self._record = record
             yield "status", StatusAnswer(status=record)
         metrics = _metrics(paths.metrics, self.cursor.metrics)
-        if metrics.metrics:
-            self.cursor = msgspec.structs.replace(self.cursor, metrics=metrics.next)
-            yield "metrics", metrics
         happened, offset = _lines(paths.events, self.cursor.events)
+        moved = (metrics.next, offset) != (self.cursor.metrics, self.cursor.events)
+        self.cursor = msgspec.structs.replace(self.cursor, metrics=metrics.next)
+        if metrics.metrics:
+            yield "metrics", metrics
+        self.cursor = msgspec.structs.replace(self.cursor, events=offset)
         if happened:
-            self.cursor = msgspec.structs.replace(self.cursor, events=offset)
             yield "events", EventsAnswer(events=happened)
         logs = _logs(paths.output, self.cursor.output, ended=record.status.terminal)
         if (logs.next, logs.line) != (self.cursor.output, self._line):
             self._line = logs.line
             self.cursor = msgspec.structs.replace(self.cursor, output=logs.next)
             yield "logs", logs
-        if record.status.terminal and not (metrics.metrics or happened or logs.more):
+        if record.status.terminal and not (moved or logs.more):
             self.over = True
             yield "end", EndEvent(status=record.status)
 
