@@ -12,8 +12,18 @@ from typing import Any
 
 import pytest
 
+from trainkit.files.paths import JobPaths
 from trainkit.runners import main_module
-from trainkit.runners.task import Task, definitions_in, dump_outcome, dump_task, load_task, main_of
+from trainkit.runners.task import (
+    Task,
+    definitions_in,
+    dump_outcome,
+    dump_task,
+    load_task,
+    main_of,
+    read_task,
+    write_task,
+)
 
 CELLS = """
 import enum, torch
@@ -148,10 +158,10 @@ def test_function_that_a_job_returns_has_globals_of_its_own(
 def test_process_that_a_job_spawns_finds_definitions(
     notebook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = dump_task(Task(notebook.mentions_large, {"of": notebook.double}))
-    path = tmp_path / "task.pkl"
-    path.write_bytes(data)
-    task = load_task(data, file_path=path)
+    paths = JobPaths(tmp_path, "x")
+    paths.folder.mkdir(parents=True)
+    write_task(paths, Task(notebook.mentions_large, {"of": notebook.double}))
+    task = read_task(paths)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         assert pool.map(task.arguments["of"], [1, 2]) == [6, 12]

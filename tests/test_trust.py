@@ -31,7 +31,8 @@ from trainkit.files import trust
 from trainkit.files.locks import FileLock
 from trainkit.files.record import ErrorInfo, Record, Resources, Status
 from trainkit.files.store import Handle, Store
-from trainkit.runners import ray
+from trainkit.runners import ray, spawned
+from trainkit.runners.main_module import TASK_VARIABLE
 from trainkit.runners.slots import Ticket
 from trainkit.runners.task import Task, adopt_task, checked_task, dump_outcome, load_outcome, read_task, write_task
 from trainkit.server import commands
@@ -230,6 +231,21 @@ def test_a_job_of_another_user_is_resumed_once_it_is_trusted(root: Path, another
     again = job.replay(runner="process", trust=True)
     assert again.result(60) == 5
     assert again.replay(runner="thread").result(60) == 5
+
+
+def test_a_task_that_was_replaced_is_not_loaded_by_a_spawned_process(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, another_user: Callable[[], None]
+) -> None:
+    """DataLoader workers, for example, look in the task for what pickle names."""
+    flag = tmp_path / "flag"
+    paths = ended(Status.COMPLETED).paths("x")
+    write_task(paths, Task(len, {"a": Planted(flag)}))
+    monkeypatch.setenv(TASK_VARIABLE, str(paths.task))
+    spawned._task.cache_clear()
+    another_user()
+    with pytest.raises(TrustError):
+        spawned.__getattr__("Net")
+    assert not flag.exists()
 
 
 def test_adopting_changes_the_seal_and_nothing_else(root: Path, another_user: Callable[[], None]) -> None:

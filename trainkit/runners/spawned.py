@@ -11,13 +11,16 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from trainkit.files.paths import JobPaths
 from trainkit.runners.main_module import TASK_VARIABLE
-from trainkit.runners.task import definitions_in, main_of
+from trainkit.runners.task import checked_task, definitions_in, main_of
 
 
 @functools.cache
 def _task() -> bytes:
-    return Path(os.environ[TASK_VARIABLE]).read_bytes()
+    # Checked again: it may have been replaced since the job's process has loaded it.
+    path = Path(os.environ[TASK_VARIABLE])
+    return checked_task(JobPaths(path.parents[3], path.parent.name))
 
 
 @functools.cache
