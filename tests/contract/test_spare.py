@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def reports() -> Callable[..., Any]:
 
     def report(run: Any, with_torch: bool = False) -> dict[str, Any]:
         import os
+        import resource
         import sys
 
         print("said in the job")
@@ -71,7 +73,10 @@ def reports() -> Callable[..., Any]:
             "torch": told,
             "folder": os.getcwd(),
             "path": sys.path,
-            "environment": dict(os.environ),
+            "environment": {name: value for name, value in os.environ.items() if name != "TRAINKIT_TASK_FILE"},
+            "umask": os.umask(0o022),
+            "niceness": os.getpriority(os.PRIO_PROCESS, 0),
+            "files": resource.getrlimit(resource.RLIMIT_NOFILE),
             "modules": modules,
             "leads its session": os.getsid(0) == os.getpid(),
             "stdin": os.readlink("/proc/self/fd/0") if os.path.exists("/proc") else None,
@@ -112,8 +117,63 @@ def test_it_holds_no_file_of_any_job(root: Path) -> None:
     job.wait(60)
 
 
+@contextlib.contextmanager
+def changed(change: str) -> Iterator[None]:
+    """Change what a process passes on to its children, for as long as that can be undone."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    umask = os.umask(0o027) if change == "umask" else None
+    if change == "limit":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (777, before[1]))
+    if change == "niceness":
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) + 1)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        if umask is not None:
+            os.umask(umask)
+
+
+def test_circumstances_are_all_that_a_process_passes_on(root: Path) -> None:
+    before = spare._circumstances({})
+    assert spare._circumstances({}) == before
+    for change in ("umask", "limit"):
+        with changed(change):
+            assert spare._circumstances({}) != before
+    assert spare._circumstances({}) == before
+
+
+def test_umask_is_found_where_proc_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    with changed("umask"):
+        assert spare._umask() == 0o027
+        monkeypatch.setattr(Path, "read_text", missing)
+        assert spare._umask() == 0o027
+
+
+TOKENS = ["JUPYTER_TOKEN", "JUPYTERHUB_API_TOKEN", "JPY_API_TOKEN", "JPY_SESSION_NAME", "TRAINKIT_JOB_KEY"]
+
+
+def test_tokens_of_a_server_do_not_reach_jobs(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in TOKENS:
+        monkeypatch.setenv(name, "j:secret")
+    monkeypatch.setenv("MY_TOKEN", "mine")
+    found = tk.submit(reports(), runner="process").result(timeout=60)["environment"]
+    assert "j:secret" not in found.values()
+    assert found["MY_TOKEN"] == "mine"
+
+
 @pytest.mark.parametrize(
-    "change", ["environment", *(pytest.param(each, marks=pytest.mark.extended) for each in ("folder", "path"))]
+    "change",
+    [
+        "environment",
+        *(
+            pytest.param(each, marks=pytest.mark.extended)
+            for each in ("folder", "path", "umask", "limit", "niceness")
+        ),
+    ],
 )
 def test_it_is_not_used_where_a_fresh_process_would_differ(
     root: Path, change: str, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
@@ -124,10 +184,14 @@ def test_it_is_not_used_where_a_fresh_process_would_differ(
         monkeypatch.setenv("TRAINKIT_TEST_COLOUR", "blue")
     elif change == "folder":
         monkeypatch.chdir(root)
-    else:
+    elif change == "path":
         monkeypatch.syspath_prepend(str(root))
-    found = tk.submit(reports(), runner="process").result(timeout=60)
+    with changed(change):
+        found = tk.submit(reports(), runner="process").result(timeout=60)
     assert found["pid"] not in made
+    assert change != "umask" or found["umask"] == 0o027
+    assert change != "limit" or found["files"][0] == 777
+    assert change != "niceness" or found["niceness"] == os.getpriority(os.PRIO_PROCESS, 0)
     assert change != "environment" or found["environment"]["TRAINKIT_TEST_COLOUR"] == "blue"
     eventually(lambda: gone(made))
 

@@ -15,7 +15,7 @@ from trainkit.files.paths import JobPaths, check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Parent, Record, Status
 from trainkit.files.store import Store
-from trainkit.resuming.checkpoints import adopt
+from trainkit.resuming.checkpoints import adopt, sync_for_resume
 from trainkit.resuming.kept import BASE, Kept, file_of, find, kept
 from trainkit.resuming.steering import Change, Plan, history_of, load_plan, save_plan
 from trainkit.runners.task import adopt_task, checked_task
@@ -198,6 +198,7 @@ def _begin(
         if base is not None:
             record.checkpoint = adopt(paths, file_of(old_paths, base), msgspec.structs.replace(base, reason=BASE))
             Kept(paths).add(record.checkpoint)
+            sync_for_resume(paths)  # it has a checkpoint from its beginning
 
     begin_from_files(store, record, fill)
     return record.job_id

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from trainkit.files.endings import LOST, failed, put
 from trainkit.files.interrupts import uninterrupted
 from trainkit.files.locks import FileLock, locked
 from trainkit.files.opening import open_fd, opened
-from trainkit.files.owners import Process, Pulse, is_owned
+from trainkit.files.owners import Process, Pulse, boot_id, is_owned
 from trainkit.files.paths import JobPaths, check_job_id, jobs_folder, models_folder
 from trainkit.files.record import MOST_RECORD_BYTES, Record, Status, decode, encode
 from trainkit.files.streams import encode_line, missing_newline, tail, write_all
@@ -216,7 +217,13 @@ class Store:
     def is_held(self, record: Record) -> bool | None:
         """Whether somebody holds the owner's lock of this job; None if that cannot be known from this host."""
         paths = self.paths(record.job_id)
-        handle = self.handle(record.job_id)
+        try:
+            handle = self.handle(record.job_id)
+        except RecordError:
+            # What a loss of power has damaged names processes of before, all of which are gone.
+            if record.host != socket.gethostname() or record.boot_id in (None, boot_id()):
+                raise
+            handle = None
         processes = list(handle.processes) if handle else []
         if record.pid and record.process_started_at and record.boot_id and record.host:
             # The handle, if it has that process, says more of it.

@@ -117,6 +117,16 @@ def make_folders(folder: Path) -> list[Path]:
     return missing
 
 
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a folder, are on the disk.  It may be missing."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with opened(path, "rb") as file:
+                os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Return when the names in a folder are on the disk, where the system can say so."""
     if os.name != "posix":  # pragma: no cover - Windows cannot open a folder

@@ -19,7 +19,7 @@ from trainkit.files.opening import opened
 from trainkit.files.paths import JobPaths
 from trainkit.files.record import MOST_RECORD_BYTES, CheckpointInfo, decode
 from trainkit.files.safeload import load
-from trainkit.files.whole import copy_file, read_whole, remove_temporary, sync_folder, write_atomically
+from trainkit.files.whole import copy_file, read_whole, remove_temporary, sync, sync_folder, write_atomically
 
 #: How many hashes are kept when it is not known which of them belong to a file.
 _MOST_KNOWN = 100
@@ -153,6 +153,24 @@ def save_resume(
     """
     with telling(paths.resume):
         return _save_resume(paths, content, step=step, epoch=epoch, now=now, reason=reason)
+
+
+def sync_for_resume(paths: JobPaths) -> None:
+    """Return when all that a resume needs with a checkpoint is on the disk.
+
+    When a job is submitted nothing waits for the disk.  But a checkpoint without its task is of no use after a
+    loss of power.
+
+    Raises:
+        StoreError: the disk does not say so.
+    """
+    with telling(paths.folder):
+        for path in (paths.task, paths.handle, paths.plan, _manifest(paths), paths.folder):
+            sync(path)
+        # The folder of the records is synced with each change of state.
+        jobs = paths.record.parent
+        for folder in (jobs.parent, paths.root):
+            sync(folder)
 
 
 def _save_resume(

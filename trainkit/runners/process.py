@@ -27,6 +27,7 @@ from trainkit.files.record import Record
 from trainkit.files.store import Handle, Store
 from trainkit.runners import spare
 from trainkit.runners.descriptors import check_open_files
+from trainkit.runners.environment import without_private
 from trainkit.runners.handover import Errand, send
 from trainkit.runners.openmp import wait_briefly
 from trainkit.runners.queueing import starts_at_once
@@ -177,8 +178,8 @@ def kill_descendants(pid: int) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of this process, less what only makes sense inside a notebook's kernel."""
-    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    """Return the environment of this process without what is for a notebook's kernel, or its server, only."""
+    environment = {**without_private(os.environ), "PYTHONUNBUFFERED": "1"}
     wait_briefly(environment)
     if "inline" in environment.get("MPLBACKEND", ""):
         environment["MPLBACKEND"] = "agg"

@@ -33,6 +33,7 @@ from trainkit.errors import RunnerError
 from trainkit.files.locks import FileLock, is_locked, locked, try_lock
 from trainkit.files.trust import derived
 from trainkit.files.whole import write_atomically
+from trainkit.runners.environment import without_private
 from trainkit.runners.orphans import adopt_orphans
 from trainkit.runners.process import kill_descendants
 from trainkit.runners.slots import queue_folder, usable_cores
@@ -212,7 +213,7 @@ def start_node(session: Path, *, cpus: int, gcs: str | None = None) -> Cluster:
 def loopback_environment() -> dict[str, str]:
     """Return an environment in which Ray stays on this machine and tells nobody of it."""
     return {
-        **os.environ,
+        **without_private(os.environ),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": f"{START_S:.0f}",  # for a busy machine

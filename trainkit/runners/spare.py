@@ -3,13 +3,14 @@
 Nothing is forked from the notebook: the spare is a fresh interpreter that was started early, while nobody waited
 for it.  It is made for a notebook that has started a process job before, once no cell has run for a moment, and
 where 250 MB do not hurt; it holds no lock of any job, is used only if a fresh interpreter would come out the
-same (environment, folder, import path, interpreter, cores), and ends when its notebook does, or after half an
-hour. ``TRAINKIT_SPARE=0`` does without.
+same (environment, folder, import path, interpreter, cores, umask, limits, niceness), and ends when its notebook
+does, or after half an hour. ``TRAINKIT_SPARE=0`` does without.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import socket
 import subprocess
@@ -162,7 +163,32 @@ def _circumstances(environment: Mapping[str, str]) -> Any:
     except FileNotFoundError:
         return None
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return dict(environment), folder, sys.executable, list(sys.path), cores
+    policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+    rights = (os.geteuid(), os.getegid(), os.getgroups(), _umask(), _resource_limits())
+    niceness = os.getpriority(os.PRIO_PROCESS, 0)
+    return dict(environment), folder, sys.executable, list(sys.path), cores, policy, rights, niceness
+
+
+def _resource_limits() -> dict[str, tuple[int, int]]:
+    import resource  # not on Windows, where there are no process jobs
+
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_")]
+    limits = {}
+    for name in names:
+        with contextlib.suppress(ValueError, OSError):  # this system does not have it
+            limits[name] = resource.getrlimit(getattr(resource, name))
+    return limits
+
+
+def _umask() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        # It can only be asked by setting it: a file that another thread makes now is this user's alone.
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return umask
+    return int(next(line for line in status.splitlines() if line.startswith("Umask:")).split()[1], 8)
 
 
 def _answers(supervisor: Supervisor) -> bool:

@@ -14,7 +14,7 @@ from trainkit.files.recorder import Recorder
 from trainkit.files.scalars import whole_number
 from trainkit.ranks.group import Ranks
 from trainkit.resuming.cadence import Cadence
-from trainkit.resuming.checkpoints import save_model, save_resume
+from trainkit.resuming.checkpoints import save_model, save_resume, sync_for_resume
 from trainkit.resuming.kept import Kept
 from trainkit.resuming.place import Place
 from trainkit.resuming.steering import Change, History, Plan, Position
@@ -75,6 +75,7 @@ class Boundary:
         self._gradients = gradients
         self._kept = Kept(self._paths)
         self._saved_at: Position | None = None
+        self._resumable = False  # whether what a resume needs with a checkpoint is on the disk
         self._foreseen: dict[str, Any] = {}  # what parameters were before those changes that are only shown yet
         self._best_saved = recorder.record.best
         self.tracked = place.tracked
@@ -216,6 +217,9 @@ class Boundary:
 
     def _write(self, content: dict[str, Any], now: float, reason: str | None) -> None:
         recorder, place = self._recorder, self._place
+        if not self._resumable:
+            sync_for_resume(self._paths)
+            self._resumable = True
         info = save_resume(
             self._paths, content, step=place.step, epoch=place.epoch_to_tell, now=now, reason=reason
         )
