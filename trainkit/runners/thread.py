@@ -11,6 +11,7 @@ import concurrent.futures.thread  # noqa: F401 - its own registration must come 
 import contextlib
 import contextvars
 import os
+import queue
 import sys
 import threading
 import time
@@ -122,6 +123,7 @@ class _ThreadJob:
         self.over = threading.Event()
         self.keeping = threading.Lock()  # held while its files are written before it runs
         self._has_started = False
+        self._permission: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether its thread may run it
         # Made here and started in its turn: the context makes widgets and ContextVars of the launching cell work
         # in the thread (ipykernel 7.0 raises LookupError without it, older ones ask who has made the thread).
         # It is a copy, so that nothing set there comes back into the notebook.
@@ -129,14 +131,26 @@ class _ThreadJob:
         context.run(note_cell)
         self._thread = threading.Thread(
             target=context.run,
-            args=(_run_and_release, self),
+            args=(_run_and_release, self, self._permission),
             name=f"trainkit-{record.job_id}",
             daemon=_interactive(),
         )
 
     def start(self) -> None:
-        """Start its thread."""
-        self._thread.start()
+        """Start its thread.
+
+        Raises:
+            RuntimeError: the system has no room for another thread; it can be tried again.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise
+        except BaseException:  # noqa: BLE001 - the thread may have started or not, and is not to run unseen
+            self._permission.put(False)
+            self.cancel(interrupted=True)
+        else:
+            self._permission.put(True)
 
     def wait(self) -> None:
         """Have its function kept for a resume while it waits."""
@@ -187,8 +201,10 @@ class _ThreadJob:
         self.over.set()
 
 
-def _run_and_release(job: _ThreadJob) -> None:
+def _run_and_release(job: _ThreadJob, permission: queue.SimpleQueue[bool]) -> None:
     """Run the job, then free what the frames of an exception would keep alive, those of the run among them."""
+    if not permission.get():
+        return
     outcome = job.outcome
     job.run()
     del job
