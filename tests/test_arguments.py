@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,22 @@ def test_parameter_in_a_dict_is_the_functions(root: Path, name: str) -> None:
     assert job.result() == 0
     assert job.record.params == {name: 0}
     assert job.record.limits == Limits()
+
+
+@pytest.mark.parametrize("name", ["name", "root", "retries"])
+def test_parameter_that_a_partial_has_bound_is_not_ambiguous(tmp_path: Path, name: str) -> None:
+    value = {"name": "mine", "root": tmp_path, "retries": 0}[name]
+    job = tk.submit(functools.partial(taking(name), **{name: "bound"}), **{name: value})
+    assert job.result() == "bound"
+
+
+def test_name_of_a_runner_is_the_option_and_the_parameter_is_reported(root: Path) -> None:
+    with pytest.warns(
+        UserWarning, match=r"fit\(\) keeps its own value.*submit\(fit, {'runner': \.\.\.}, runner='thread'\)"
+    ):
+        job = tk.submit(taking("runner"), runner="thread")
+    assert job.result() == "default"
+    assert job.record.runner == "thread"
 
 
 def test_parameter_and_option_of_one_name_can_both_be_given(root: Path) -> None:

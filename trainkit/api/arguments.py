@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from trainkit.errors import OptionError, did_you_mean
+from trainkit.runners import RUNNERS
 from trainkit.runners.task import describe
 
 P = ParamSpec("P")
@@ -20,7 +22,9 @@ def telling_params_apart(
     """Decorate ``start(function, params=None, /, *, options, **more)``: no value reaches the wrong one of the two.
 
     The options are the keyword-only arguments of ``start``.  One that is also the name of a parameter of the
-    function is refused, because nobody can know which is meant.  With a mapping ``params`` it is clear: that has
+    function is refused, because nobody can know which is meant.  The exception is ``runner`` with the name of a
+    runner: that is the option, and a warning reports the function's parameter.  A parameter that a ``partial`` has
+    bound has its value, so that it is not ambiguous.  With a mapping ``params`` it is clear: that has
     parameters only, and keywords with the name of an option are options.
 
     Args:
@@ -39,7 +43,11 @@ def telling_params_apart(
             named = names_of(function)
             if len(args) < 2 or args[1] is None:
                 own = {name: given.pop(name) for name in for_function if name in given and name in named}
-                shared = [name for name in options if name in given and name in named and name not in for_both]
+                settled = {*for_both, *getattr(function, "keywords", ())}  # a partial has bound its keywords
+                shared = [name for name in options if name in given and name in named and name not in settled]
+                if "runner" in shared and given["runner"] in list(RUNNERS):
+                    shared.remove("runner")
+                    _warn_of_runner(start.__name__, function, given["runner"])
                 if shared:
                     raise OptionError(_ambiguous(start.__name__, function, shared, given))
             else:
@@ -89,6 +97,17 @@ def _ambiguous(called: str, function: Callable[..., Any], names: list[str], give
         f"{name}={value} is ambiguous{others}: {name} is an option of {called}() and a parameter of {fit}(). "
         f"Pass parameters in a dict and options as keywords: {called}({fit}, {{{name!r}: {value}}}) for {fit}(), "
         f"{called}({fit}, {{}}, {name}={value}) for the option; both can be given"
+    )
+
+
+def _warn_of_runner(called: str, function: Callable[..., Any], runner: str) -> None:
+    """Warn that the name of a runner is taken as the option, although the function has such a parameter, too."""
+    fit = describe(function)
+    warnings.warn(
+        f"runner={runner!r} is the option of {called}(), and {fit}() keeps its own value of its parameter runner; "
+        f"{called}({fit}, {{'runner': ...}}, runner={runner!r}) gives both",
+        UserWarning,
+        stacklevel=3,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import linecache
@@ -224,9 +225,11 @@ def load_outcome(paths: JobPaths, *, trust: bool = False) -> tuple[Any, BaseExce
 def describe(function: Callable[..., Any]) -> str:
     """Return a name for a function, whatever callable it is.
 
-    >>> describe(print)
-    'print'
+    >>> describe(print), describe(functools.partial(print, end=""))
+    ('print', 'print')
     """
+    if isinstance(function, functools.partial):
+        return describe(function.func)
     return getattr(function, "__name__", None) or type(function).__name__
 
 
