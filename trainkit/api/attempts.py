@@ -81,7 +81,7 @@ def resume(
     ranks: int | None = None,
     address: str | None = None,
     trust: bool = False,
-) -> None:
+) -> Status:
     """Start a new attempt of a job that is over, from its newest whole checkpoint.
 
     Args:
@@ -91,6 +91,9 @@ def resume(
         ranks: another number of ranks than it had.
         address: of another cluster than it had.
         trust: run the function that is in its files even if no job of this user has written it.
+
+    Returns:
+        The state of the new attempt.
 
     Raises:
         OptionError: the runner cannot do what is asked for.
@@ -112,10 +115,13 @@ def resume(
     # The owner writes the terminal state first and exits then, which takes a process with torch a while.
     give_up_at = time.monotonic() + EXIT_S
     with telling(paths.folder):
-        while not uninterrupted(lambda: _begin_again(store, record, where, resources, trust=trust)):
+        while (
+            status := uninterrupted(lambda: _begin_again(store, record, where, resources, trust=trust))
+        ) is None:
             if not store.observe(job_id).status.terminal or time.monotonic() > give_up_at:
                 raise StateError(f"job {record.name!r} is run by somebody already; job.state tells how far it is")
             time.sleep(0.01)
+    return status
 
 
 def place_again(
@@ -142,11 +148,11 @@ def place_again(
     return where, resources
 
 
-def _begin_again(store: Store, record: Record, where: str, resources: Resources, *, trust: bool) -> bool:
-    """Start a new attempt; return False if somebody still holds the owner's lock."""
+def _begin_again(store: Store, record: Record, where: str, resources: Resources, *, trust: bool) -> Status | None:
+    """Start a new attempt and return its state; None if somebody still holds the owner's lock."""
     job_id, paths = record.job_id, store.paths(record.job_id)
     if (lock := try_lock(paths.owner_lock)) is None:
-        return False
+        return None
     try:
         lock.check_excludes()
         # Only under the lock is it certain that nobody else has resumed it since.
@@ -179,7 +185,7 @@ def _begin_again(store: Store, record: Record, where: str, resources: Resources,
     except BaseException:
         lock.close()
         raise
-    return True
+    return store.observe(job_id).status
 
 
 def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:

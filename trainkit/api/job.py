@@ -311,8 +311,7 @@ class Job:
         record = self.record
         if not record.status.terminal and not (lost and self.store.is_owned(record) is None):
             return self._ask("resume", until=lambda status: status is not Status.PAUSED)
-        resume(self.store, self.id, runner=runner, ranks=ranks, address=address, trust=trust)
-        return self.state
+        return resume(self.store, self.id, runner=runner, ranks=ranks, address=address, trust=trust)
 
     def set(self, /, **params: Any) -> Status:
         """Change parameters of the running job from its next step on; return its state.
