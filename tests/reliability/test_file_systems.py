@@ -279,10 +279,10 @@ def line(step: int) -> bytes:
     return encode_line({"attempt": 1, "epoch": 1, "step": step, "time": 1.0, "loss": 1.0})
 
 
-def with_a_long_line(path: Path, size_bytes: int) -> None:
-    """Write a line, a sparse one of so many bytes, and another line."""
+def with_a_long_line(path: Path, size_bytes: int, *, first: bool = False) -> None:
+    """Write a line, unless the long one should be the first, a sparse one of so many bytes, and another line."""
     with open(path, "wb") as file:
-        file.write(line(1))
+        file.write(b"" if first else line(1))
         file.seek(size_bytes, os.SEEK_CUR)
         file.write(b"\n" + line(2))
 
@@ -329,25 +329,27 @@ def test_a_line_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
     assert [each["step"] for each in tail(path, offset)[0]] == [2]
 
 
-def test_http_passes_over_long_lines_and_comes_to_the_end(root: Path) -> None:
+@pytest.mark.parametrize("first", [False, True])
+def test_http_passes_over_long_lines_and_comes_to_the_end(root: Path, first: bool) -> None:
     job = ended(root)
     job.paths.task.unlink()  # links among the files of a job are refused
     for path in (job.paths.metrics, job.paths.events):
-        with_a_long_line(path, 100 * MB)
+        with_a_long_line(path, 100 * MB, first=first)
+    expected = [2] if first else [1, 2]
     site = Site(Roots(root, root))
     found, since, more = [], 0, True
     while more:
         answer = json.loads(to_json(metrics(site, MetricsRequest(job_id="a", since=since))))
         found += answer["metrics"]
         since, more = answer["next"], answer["more"]
-    assert [each["step"] for each in found] == [1, 2]
+    assert [each["step"] for each in found] == expected
     follower = Follower(site, JobRequest(job_id="a"), Cursor())
     sent: list[tuple[str, Any]] = []
     while not follower.over and len(sent) < 20:
         sent += [(name, json.loads(to_json(answer))) for name, answer in follower.news()]
     assert sent[-1][0] == "end"
     for kind in ("metrics", "events"):
-        assert [each["step"] for name, answer in sent if name == kind for each in answer[kind]] == [1, 2]
+        assert [each["step"] for name, answer in sent if name == kind for each in answer[kind]] == expected
     assert follower.at_end
 
 

@@ -168,10 +168,7 @@ def _has_a_place(row: dict[str, Any]) -> bool:
 def _floats(values: Iterable[Any]) -> Floats:
     taken = list(values)
     try:
-        array = np.array(taken, dtype=np.float64)  # also reads "NaN" and "Infinity"
-        if array.ndim == 1:
-            return array
-        raise ValueError("lists of one length")
+        return np.array(taken, dtype=np.float64)  # also reads "NaN" and "Infinity"
     except (TypeError, ValueError, OverflowError):
         return np.array([_float(value) for value in taken], dtype=np.float64)
 
