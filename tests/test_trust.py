@@ -307,6 +307,7 @@ def test_looking_contacts_no_address_that_only_a_file_names(
     job = tk.jobs()[0]
     assert job.state is Status.RUNNING
     assert job.record.message.startswith("unreachable: its files name the Ray cluster ")
+    assert "UNREACHABLE" in repr(tk.jobs())
     assert "tk.attach('x', address=" in job.record.message
     with pytest.raises(RunnerError, match="not an address that you named"):
         job.kill()

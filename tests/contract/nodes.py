@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from trainkit.files.trust import STATE_VARIABLE
 from trainkit.runners.raylocal import free_ports, loopback_environment
 
 
@@ -57,9 +58,9 @@ class Nodes:
 
     @contextmanager
     def _environment(self) -> Iterator[None]:
-        """What the nodes inherit; the tests themselves keep their HOME."""
+        """What the nodes inherit; the tests themselves keep their HOME and their private key."""
         with pytest.MonkeyPatch.context() as patch:
-            own = {"HOME": str(self.folder), "RAY_TMPDIR": str(self.folder)}
+            own = {name: str(self.folder) for name in ("HOME", "RAY_TMPDIR", STATE_VARIABLE)}
             for name, value in {**loopback_environment(), **own}.items():
                 patch.setenv(name, value)
             yield

@@ -13,6 +13,7 @@ from trainkit.api.charts import paired
 from trainkit.clean_text import clean as clean
 from trainkit.clean_text import clean_lines as clean_lines
 from trainkit.files.record import Record, Status
+from trainkit.files.store import UNREACHABLE
 from trainkit.files.streams import attempt_of
 from trainkit.files.units import duration as duration
 from trainkit.files.units import size as size
@@ -275,9 +276,10 @@ def row(record: Record) -> dict[str, str]:
     >>> row(Record(job_id="a", name="fit", status=Status.RUNNING, progress=40.4, runner="thread"))
     {'name': 'fit', 'state': 'RUNNING', 'done': '40 %', 'at': '', 'best': '', 'runner': 'thread'}
     """
+    unreachable = not record.status.terminal and record.message.startswith(UNREACHABLE)
     return {
         "name": clean(record.name),
-        "state": str(record.status),
+        "state": "UNREACHABLE" if unreachable else str(record.status),
         "done": f"{record.progress:.0f} %",
         "at": headline(record),
         "best": f"{clean(record.best.metric)} {number(record.best.value)}" if record.best else "",

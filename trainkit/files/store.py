@@ -39,6 +39,8 @@ from trainkit.files.whole import make_folders, read_whole, write_atomically
 #: The runners whose jobs are run elsewhere, so that not the owner's lock but they tell who lives.
 ENGINES = {"ray": "trainkit.runners.ray"}
 ROOT_VARIABLE = "TRAINKIT_ROOT"
+#: What the message of a job begins with that is on a cluster which may not be contacted.
+UNREACHABLE = "unreachable: "
 #: A job that cannot be checked is silent if its heartbeat has not moved for so long, on the reader's own clock.
 SILENCE_S = 30.0
 #: How long the owner of a job that is over may take to let go of it.

@@ -32,7 +32,7 @@ from trainkit.files.locks import FileLock, is_locked
 from trainkit.files.owners import is_running, this_process
 from trainkit.files.record import Record
 from trainkit.files.recorder import Recorder
-from trainkit.files.store import Handle, Store
+from trainkit.files.store import UNREACHABLE, Handle, Store
 from trainkit.files.trust import JOB_KEY_VARIABLE, is_marked, job_key, mark
 from trainkit.runners import raylocal
 from trainkit.runners.lifetime import bury
@@ -212,7 +212,7 @@ def why_not_asked(store: Store, record: Record) -> str:
     handle = store.handle(record.job_id)
     if handle is None or not handle.detail or Place.named(store, record.job_id, handle.detail) is not None:
         return ""
-    return f"unreachable: {_not_named(record, handle.detail.get('address'))}"
+    return UNREACHABLE + _not_named(record, handle.detail.get("address"))
 
 
 def _not_named(record: Record, address: object) -> str:
