@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 import trainkit as tk
 from trainkit.api import history, view
 from trainkit.api.charts import charts, quantity_of
-from trainkit.panels.picture import bundle
+from trainkit.panels.picture import _draw, bundle
+from trainkit.panels.series import History
 
 
 @pytest.mark.parametrize(
@@ -184,3 +186,23 @@ def test_the_stored_picture_and_the_text_of_very_many_metrics_stay_small(root: P
     assert len(stored["text/plain"]) < 2_000
     assert stored["text/plain"].count("grad_norm") == view.MOST_NUMBERS
     assert "more metrics 276" in stored["text/plain"]
+
+
+@pytest.mark.parametrize("names", [["loss", "val/loss", "eval_loss"], ["val_loss", "dev/loss", "eval/loss"]])
+def test_lines_of_the_same_rows_differ_in_the_stored_picture(root: Path, names: list[str]) -> None:
+    """Their colour is the same, so their dashes are not."""
+    job = logged(dict.fromkeys(names, 1.0))
+    history = History(job.paths.metrics)
+    history.read()
+    axis = Figure().subplots()
+    (chart,) = charts(names)
+    _draw(axis, chart, history, job.record)
+    lines = [line for line in axis.get_lines() if line.get_marker() != "*"]  # which is the best value
+    looks = {(str(line.get_color()), str(line._dash_pattern)) for line in lines}  # type: ignore[attr-defined]
+    assert len(looks) == len(names)
+
+
+def test_no_formula_is_set_in_the_stored_picture(root: Path) -> None:
+    """JupyterLab and nbconvert set what is between two $ in HTML, unless a class says otherwise."""
+    html = bundle(logged({"cost $x$": 1.0, "$y$": 2.0}))["text/html"]
+    assert html.startswith('<div class="tex2jax_ignore mathjax_ignore"')

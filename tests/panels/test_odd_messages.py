@@ -151,14 +151,21 @@ def test_no_message_ends_the_refreshing(panels: dict[str, Panel], kind: str, mes
         ("monitor", {"type": "window", "names": ["loss"], "low": math.nan, "high": math.inf}),
         ("monitor", {"type": "window", "names": ["loss"], "low": 0, "high": 10**400}),
         ("monitor", {"type": "window"}),
-        ("dashboard", {"type": "open", "job_id": "../x"}),
-        ("dashboard", {"type": "open", "job_id": "missing"}),
-        ("dashboard", {"type": "open"}),
     ],
 )
 def test_a_message_that_cannot_be_answered_is_refused(panels: dict[str, Panel], kind: str, message: Any) -> None:
     assert [each["type"] for each in heard(panels[kind], message) if each["type"] == "trouble"] == ["trouble"]
     assert is_fresh(panels[kind])
+
+
+@pytest.mark.parametrize("given", [{"job_id": "../x"}, {"job_id": "missing"}, {}])
+def test_a_job_that_cannot_be_opened_is_reported_where_it_would_be_shown(
+    panels: dict[str, Panel], given: dict[str, str]
+) -> None:
+    (reply,) = [each for each in heard(panels["dashboard"], {"type": "open", **given}) if each["type"] == "job"]
+    assert reply["job_id"] == str(given.get("job_id"))
+    assert reply["message"]["type"] == "trouble"
+    assert is_fresh(panels["dashboard"])
 
 
 def test_a_fault_in_answering_is_shown_and_the_next_message_answered(

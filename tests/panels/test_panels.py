@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import trainkit as tk
+from trainkit.errors import OptionError
 from trainkit.files import claims
 from trainkit.files.record import ErrorInfo, Record, Status
 from trainkit.files.store import Store
@@ -306,6 +307,7 @@ def test_a_dashboard_lists_all_jobs(root: Path, page: Any, slow_job: tk.Job, eve
     by_id = {row[0]: row for row in first["rows"]}
     assert by_id["old"][2:6] == ["COMPLETED", 100.0, "", "loss 0.25"]
     assert by_id["damaged"][2] == "UNREADABLE"
+    assert by_id["damaged"][4].startswith("not JSON")  # not with the path: there is no room for it
     assert by_id[slow_job.id][2] == "RUNNING"
     ended(store, "new")
     store.delete("old")
@@ -342,6 +344,17 @@ def test_a_dashboard_opens_a_job(root: Path, page: Any, slow_job: tk.Job, eventu
     eventually(lambda: seen.panel._open is None)
 
 
+def test_a_dashboard_opens_an_unreadable_job_with_the_reason(root: Path, page: Any) -> None:
+    (root / "artifacts/jobs").mkdir(parents=True, exist_ok=True)
+    (root / "artifacts/jobs/damaged.json").write_text("{")
+    seen = page(tk.dashboard())
+    seen.hears("jobs", known=True)
+    seen.say(type="open", job_id="damaged")
+    inner = seen.hears("job", job_id="damaged")["message"]
+    assert inner["type"] == "trouble"
+    assert "damaged.json: not JSON" in inner["message"]
+
+
 def test_a_dashboard_deletes(root: Path, page: Any, slow_job: tk.Job) -> None:
     """What is over can be deleted; what runs cannot, and the page is told."""
     store = Store(root)
@@ -353,7 +366,7 @@ def test_a_dashboard_deletes(root: Path, page: Any, slow_job: tk.Job) -> None:
     seen.say(type="ask", action="delete", job_id=slow_job.id)
     assert "stop it first" in seen.hears("asked", ok=False)["message"]
     seen.say(type="open", job_id="../../../etc/passwd")
-    assert "not a job id" in seen.hears("trouble")["message"]
+    assert "not a job id" in seen.hears("job", job_id="../../../etc/passwd")["message"]["message"]
 
 
 def test_a_catalogue_reads_only_what_changed(root: Path) -> None:
@@ -413,6 +426,11 @@ def fit(
     """
     run.log(loss=lr)
     return f"{hidden} {lr} {act} {optimizer.name} {amp} {sizes}"
+
+
+def test_a_launcher_of_a_path_names_the_launcher_for_tables(root: Path) -> None:
+    with pytest.raises(OptionError, match=r"got 'penguins.csv'; tk.launcher\(\) without a function is for tables"):
+        tk.launcher("penguins.csv")  # type: ignore[arg-type]
 
 
 def test_a_form_from_a_signature(root: Path, page: Any) -> None:

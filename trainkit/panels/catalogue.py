@@ -103,7 +103,8 @@ class Catalogue:
             created_at = stamp[0] / 1e9
             # A name that is not a job id is the file of another program, which is not deleted from here.
             actions = "" if isinstance(error, JobIdError) else "delete"
-            return [job_id, job_id, "UNREADABLE", 0.0, str(error), "", created_at, "", actions, None]
+            reason = str(error).removeprefix(f"{self._path_of(job_id)}: ")  # of the row there is room for little
+            return [job_id, job_id, "UNREADABLE", 0.0, reason, "", created_at, "", actions, None]
         if record.status.terminal:
             self._live.discard(job_id)
         else:

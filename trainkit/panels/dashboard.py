@@ -98,8 +98,7 @@ class Dashboard(Panel):
                 metric if isinstance(metric, str) else "",
             )
         elif kind == "open":
-            job = Job(str(message.get("job_id")), self.store)
-            self._open = (job, JobFeed(self.store, job.id))
+            return self._open_job(str(message.get("job_id")))
         elif kind == "shut":
             self._open = None
         elif kind == "job" and self._open is not None and isinstance(message.get("message"), dict):
@@ -145,13 +144,26 @@ class Dashboard(Panel):
         ordered = [name for names in groups(names).values() for name in names]
         return [({"type": "curves", "metric": metric, "metrics": ordered, "series": series}, buffers)]
 
+    def _open_job(self, job_id: str) -> Message | None:
+        self._open = None
+        try:
+            self._open = (Job(job_id, self.store), JobFeed(self.store, job_id))
+        except TrainkitError as error:
+            return _trouble(job_id, error)
+        return None
+
     def _open_news(self, job: Job, feed: JobFeed) -> list[Message]:
         try:
             message = feed.next()
         except TrainkitError as error:  # of this one job: the others stay
             self._open = None
-            message = {"type": "trouble", "message": told(error)}, []
+            return [_trouble(job.id, error)]
         return [] if message is None else [_wrapped(job.id, message)]
+
+
+def _trouble(job_id: str, error: TrainkitError) -> Message:
+    """Return what went wrong with the open job, for the page of that job: the list is hidden by it."""
+    return _wrapped(job_id, ({"type": "trouble", "message": told(error)}, []))
 
 
 def _wrapped(job_id: str, message: Message) -> Message:

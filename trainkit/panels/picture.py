@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,12 @@ from trainkit.panels.series import History, thinned
 
 #: Tones that read well on white and on black, since a stored picture cannot follow the theme.
 _COLOURS = {TRAINING: "#2a8fcf", VALIDATION: "#e07b1f", TEST: "#1f9d73"}
+#: For the lines of the same rows on one chart, such as ``val/loss`` and ``eval_loss``, one after the other.
+_DASHES = {
+    TRAINING: ["-", (0, (4, 2)), (0, (1, 1.5))],
+    VALIDATION: [(0, (4, 2)), (0, (1, 1.5)), "-"],
+    TEST: [(0, (4, 2)), (0, (1, 1.5)), "-"],
+}
 _INK, _GRID = "#84898f", "#84898f"
 _TONES = {Status.COMPLETED: "#1f9d73", Status.FAILED: "#d9534f", Status.INTERRUPTED: "#a8558a"}
 _MOST_CHARTS = 6
@@ -70,8 +77,9 @@ def as_html(record: Record, png: bytes | None, changes: Changes, *, deleted: boo
     status = "Deleted" if deleted else str(record.status).capitalize()
     say = html.escape
     parts = [
-        '<div style="border:1px solid rgba(127,134,143,.35);border-radius:6px;padding:10px 14px;max-width:1072px;'
-        'font-size:13px;line-height:1.45">',
+        # The classes keep MathJax, of any version, from reading a pair of $ as a formula.
+        '<div class="tex2jax_ignore mathjax_ignore" style="border:1px solid rgba(127,134,143,.35);'
+        'border-radius:6px;padding:10px 14px;max-width:1072px;font-size:13px;line-height:1.45">',
         f'<div><b style="font-size:15px">{say(seen.name)}</b> &nbsp; <b style="color:{tone}">{status}</b>'
         f' &nbsp; <span style="opacity:.75">{say(seen.headline)}</span></div>',
     ]
@@ -141,6 +149,7 @@ def charts_png(history: History, record: Record, changes: Changes) -> bytes | No
 
 
 def _draw(axis: Any, chart: Chart, history: History, record: Record) -> None:
+    dashes = {split: itertools.cycle(patterns) for split, patterns in _DASHES.items()}
     for name, label, split in chart.lines:
         points = history.metrics[name]
         x, y = thinned(points.x, points.y, _POINTS)
@@ -148,7 +157,7 @@ def _draw(axis: Any, chart: Chart, history: History, record: Record) -> None:
             x,
             y,
             color=_COLOURS[split],
-            linestyle="-" if split == TRAINING else (0, (4, 2)),
+            linestyle=next(dashes[split]),
             marker="o" if len(x) == 1 or (split != TRAINING and len(x) <= 25) else None,
             markersize=2.6,
             linewidth=1.2,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trainkit.errors import missing_extra
+from trainkit.errors import OptionError, missing_extra
 from trainkit.panels.frontend import attached
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def launcher(function: Callable[..., Any] | None = None, /, *, root: Store | str
     from trainkit.files.store import Store
     from trainkit.panels.launcher import Launcher
 
+    if function is not None and not callable(function):
+        raise OptionError(
+            f"expected a training function, got {function!r:.80}; tk.launcher() without a function is for tables"
+        )
     return Launcher(Store.at(root), function)
 
 

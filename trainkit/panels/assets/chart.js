@@ -11,6 +11,25 @@ const LOOKS = {
   validation: { colour: "--tk-validation", dash: [6, 3], width: 1.75, points: true },
   test: { colour: "--tk-green", dash: [2, 3], width: 1.75, points: true },
 };
+const DASHES = [null, [6, 3], [2, 3]];
+
+// How lines look, by the rows that each shows: of several lines of the same rows, no two next to each other have one dash.
+function looksOf(splits) {
+  const before = new Map();
+  return splits.map((split) => {
+    const nth = before.get(split) ?? 0;
+    before.set(split, nth + 1);
+    const look = LOOKS[split];
+    const first = DASHES.findIndex((dash) => String(dash) === String(look.dash));
+    return nth ? { ...look, dash: DASHES[(first + nth) % DASHES.length] } : look;
+  });
+}
+
+// The key of a line in a legend has the line's own dash.
+function keyOf(look) {
+  const kind = !look.dash ? "" : look.dash[0] > 3 ? " tk-dashed" : " tk-dotted";
+  return h("span.tk-key", { style: `--tk-line: var(${look.colour})`, class: `tk-key${kind}` });
+}
 
 function smoothed(values, weight) {
   if (!weight) return values;
@@ -249,8 +268,7 @@ class Chart {
     rebuild(this.readout, [step, parts.map((part) => [part.line.key, part.text])], () => [
       step ? h("span.tk-at", {}, step) : null,
       ...parts.map(({ line, text }) => h("span.tk-value", {},
-        h("span.tk-key", { style: `--tk-line: var(${line.look.colour})`, class: line.look.dash ? "tk-key tk-dashed" : "tk-key" }),
-        h("span.tk-line-name", {}, line.label), h("b", {}, text))),
+        keyOf(line.look), h("span.tk-line-name", {}, line.label), h("b", {}, text))),
     ].filter(Boolean));
     const marks = u ? this.readMarks(u) : [];
     const changed = marks.map((mark) => `, changed at step ${mark.step}: ${mark.text}`).join("");

@@ -168,10 +168,10 @@ class MonitorView {
       this.charts.set(title, chart);
       this.chartsBox.append(chart.element);
     }
-    chart.setLines(names.map((name) => {
-      const [label, split] = this.card.lines?.[name] ?? ["", "training"];
-      return { key: name, label, look: LOOKS[split] };
-    }));
+    const lines = names.map((name) => this.card.lines?.[name] ?? ["", "training"]);
+    const looks = looksOf(lines.map(([, split]) => split));
+    chart.setLines(names.map((name, i) => ({ key: name, label: lines[i][0], look: looks[i] })));
+    chart.element.classList.toggle("tk-several", names.length > 2);
     return chart;
   }
 
