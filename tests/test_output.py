@@ -187,6 +187,23 @@ def test_a_thread_that_cannot_start_is_as_it_was(root: Path) -> None:
     assert job.logs() == "once\n"
 
 
+def test_a_run_method_of_the_thread_object_itself_stays(root: Path) -> None:
+    """Threads may have a method of their own instead of a target; starting them does not take it away."""
+
+    def fit(run: Any) -> bool:
+        thread = threading.Thread()
+        thread.run = own = lambda: print("own")  # type: ignore[method-assign]
+        thread.start()
+        thread.join()
+        with pytest.raises(RuntimeError, match="only be started once"):
+            thread.start()
+        return thread.run is own
+
+    job = tk.submit(fit)
+    assert job.result(timeout=20) is True
+    assert job.logs() == "own\n"
+
+
 LOGS = """
 import logging, sys
 import trainkit as tk

@@ -62,6 +62,7 @@ SOUND: dict[str, Callable[[], Any]] = {
         3: {"b": b"\0\xff"},
         "c": 1j,
     },
+    "bytes that can change": lambda: [bytearray(b"\0\xff"), bytearray()],
     "sets and counters": lambda: {"s": {1, 2, ("a", 3)}, "c": collections.Counter("abca"), (1, 2): 3},
     "torch's own values": lambda: [torch.Size([2, 3]), torch.device("cuda", 1), torch.float16, torch.sparse_coo],
     "a state dict": with_metadata,
@@ -109,7 +110,12 @@ def test_what_torch_saves_is_loaded(tmp_path: Path, content: Callable[[], Any]) 
 @pytest.mark.filterwarnings("ignore::Warning")
 def test_sparse_and_quantized_tensors_are_loaded(tmp_path: Path) -> None:
     """Where torch warns of a layout or type of its own, the values still come back."""
-    for content in (torch.eye(3).to_sparse_csr(), quantized(False), quantized(True)):
+    several_per_byte = [
+        torch.quantize_per_channel(torch.rand(3, 5), torch.rand(3), torch.rand(3), 0, dtype)
+        for dtype in (torch.quint4x2, torch.quint2x4)
+    ]
+    all_ones = torch.sparse_coo_tensor(torch.tensor([[0, 1, 2]]), torch.ones(1).expand(3), (3,))
+    for content in (torch.eye(3).to_sparse_csr(), quantized(False), quantized(True), *several_per_byte, all_ones):
         (tmp_path / "m.pt").write_bytes(saved(content))
         assert repr(load(tmp_path / "m.pt")) == repr(content)
 
@@ -127,6 +133,16 @@ def test_classes_that_the_user_has_allowed_are_loaded(tmp_path: Path) -> None:
         load(tmp_path / "m.pt")
     with torch.serialization.safe_globals([Allowed]):
         assert load(tmp_path / "m.pt")["state"].history == [1, 2]
+
+
+@pytest.mark.parametrize("value", [frozenset({1}), range(3), slice(1, 2), int], ids=repr)
+def test_builtins_that_the_user_has_allowed_are_loaded(tmp_path: Path, value: Any) -> None:
+    """torch.save writes names of Python 2, such as __builtin__ xrange; what is allowed has today's name."""
+    torch.save(value, tmp_path / "m.pt")
+    with pytest.raises(ModelFileError, match="it asks for __builtin__"):
+        load(tmp_path / "m.pt")
+    with torch.serialization.safe_globals([value if isinstance(value, type) else type(value)]):
+        assert load(tmp_path / "m.pt") == value
 
 
 # --- structures by hand -------------------------------------------------------------------------------
@@ -245,6 +261,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a key without end": (b"}" + tuple_of_tuples(60) + b"K\1s", "a key of more than"),
     "lists without end": (list_of_lists(60), "repeats itself"),
     "tuples without end": (tuple_of_tuples(60), "repeats itself"),
+    "a text made bytes a thousand times": (
+        b"]("
+        + (named("_codecs encode") + some(text("x" * 5000), text("latin1")) + b"R")
+        + b"q\0"
+        + b"".join([named("__builtin__ bytearray") + some(b"h\0") + b"R"] * 1000)
+        + b"e",
+        "repeats itself",
+    ),
     "a list of itself": (b"]q\0h\0a", "holds itself"),
     "a hundred thousand levels": (b"]" * 100_000 + b"a" * 99_999, "levels deep"),
     "an instruction of protocol 4": (b"\x8c\1a", "instruction SHORT_BINUNICODE"),

@@ -8,6 +8,7 @@ everything that ``torch.save`` does not write is refused.
 
 from __future__ import annotations
 
+import _compat_pickle
 import pickletools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -22,6 +23,8 @@ STORAGES: Mapping[str, int] = {
     "torch ComplexDoubleStorage": 16,
     "torch.storage UntypedStorage": 1,
 }
+#: How many elements of a tensor share an element of its storage.
+_PACKED = {"torch QUInt4x2Storage": 2, "torch QUInt2x4Storage": 4}
 #: A value that is repeated by reference counts each time.  This many are allowed in any file.
 ALLOWED_VALUES = 1_000_000
 ALLOWED_VALUES_PER_BYTE = 16
@@ -47,21 +50,22 @@ class Node:
     """A value with parts.
 
     Attributes:
-        kind: ``list``, ``tuple``, ``dict``, ``OrderedDict``, ``Counter``, ``set``, ``storage``, ``tensor``,
-            ``plain`` (a hashable value), ``name`` (of a class, function or constant), or ``object`` (of a class
-            that the user allowed).
+        kind: ``list``, ``tuple``, ``dict``, ``OrderedDict``, ``Counter``, ``set``, ``bytearray``, ``storage``,
+            ``tensor``, ``plain`` (a hashable value), ``name`` (of a class, function or constant), or ``object``
+            (of a class that the user allowed).
         items: its parts; of a dict keys and values in turn.
         name: of a ``name``, as in the file: module and name with a blank between them.
         elements: how many a storage or tensor has.
-        held: how many elements the storage of a tensor has.
+        held: how many elements of a tensor its storage has room for.
         element_bytes: the size of one, in a storage.
+        made: how many bytes a call makes of a text, or how many elements it reads again.
     """
 
-    __slots__ = ("element_bytes", "elements", "held", "items", "kind", "name")
+    __slots__ = ("element_bytes", "elements", "held", "items", "kind", "made", "name")
 
     def __init__(self, kind: str, items: Iterable[Any] = (), *, name: str = "") -> None:
         self.kind, self.items, self.name = kind, list(items), name
-        self.elements = self.held = self.element_bytes = 0
+        self.elements = self.held = self.element_bytes = self.made = 0
 
 
 def check_structure(data: bytes, entries: Mapping[str, int], *, allowed: Iterable[str] = ()) -> None:
@@ -167,7 +171,10 @@ class _Reader:
         raise StructureError(f"it asks for {name}")
 
     def _is_allowed(self, name: str) -> bool:
-        return name.replace(" ", ".") in self.allowed
+        # Protocol 2 writes the names of Python 2, such as __builtin__ xrange, and torch.load reads them as these.
+        module, _, attribute = name.partition(" ")
+        renamed = _compat_pickle.IMPORT_MAPPING.get(module, module), attribute
+        return ".".join(_compat_pickle.NAME_MAPPING.get((module, attribute), renamed)) in self.allowed
 
     def _storage(self, described: Any) -> Node:
         items = described.items if _is(described, "tuple") else []
@@ -179,6 +186,7 @@ class _Reader:
         storage = Node("storage")
         storage.element_bytes = STORAGES[kind.name]
         storage.elements = _count(elements)
+        storage.held = storage.elements * _PACKED.get(kind.name, 1)
         if self.entries.get(key, -1) // storage.element_bytes != storage.elements:
             claimed, found = storage.elements * storage.element_bytes, self.entries.get(key, 0)
             raise StructureError(f"it claims {claimed:,} bytes for stored tensor {key!r}, which has {found:,}")
@@ -245,7 +253,18 @@ def _size(arguments: list[Any]) -> Node:
 def _encoded(arguments: list[Any]) -> Node:
     text, encoding = arguments
     _expect(type(text) is str and encoding == "latin1")
-    return Node("plain")
+    return _made("plain", len(text))
+
+
+def _bytearray(arguments: list[Any]) -> Node:
+    _expect(all(_is(argument, "plain") for argument in arguments) and len(arguments) <= 1)
+    return _made("bytearray", sum(argument.made for argument in arguments))
+
+
+def _made(kind: str, length: int) -> Node:
+    node = Node(kind)
+    node.made = length
+    return node
 
 
 def _set(arguments: list[Any]) -> Node:
@@ -292,7 +311,7 @@ def _view(
     sizes, strides = _counts(size), _counts(stride)
     _expect(len(sizes) == len(strides))
     tensor = Node("tensor", [part for each in metadata if _is(each, "dict") for part in each.items])
-    tensor.elements, tensor.held = 1, storage.elements * storage.element_bytes // element_bytes
+    tensor.elements, tensor.held = 1, storage.held * storage.element_bytes // element_bytes
     for each in sizes:
         tensor.elements *= each
     last = _count(offset) + sum((each - 1) * step for each, step in zip(sizes, strides, strict=True))
@@ -335,7 +354,7 @@ def _sparse(arguments: list[Any]) -> Node:
     _expect(len(tensors) in (2, 3))
     tensor = Node("tensor", data.items)
     for each in tensors:
-        _expect(each.elements <= max(1, each.held))  # checking it goes through all of them
+        tensor.made += max(0, each.elements - each.held)  # checking it goes through all of them
         tensor.elements, tensor.held = tensor.elements + each.elements, tensor.held + each.held
     return tensor
 
@@ -381,6 +400,7 @@ _CALLS: dict[str, Callable[[list[Any]], Node]] = {
     "collections OrderedDict": _ordered_dict,
     "collections Counter": _counter,
     "_codecs encode": _encoded,
+    "__builtin__ bytearray": _bytearray,
     "__builtin__ set": _set,
     "builtins set": _set,
     "__builtin__ complex": _plain(float, float),
@@ -458,7 +478,7 @@ def _check_size(root: Any, most: int) -> None:
             continue
         waiting.pop()
         under_way.discard(id(node))
-        values = 1 + len(node.items) - len(parts) + sum(counted[id(part)][0] for part in parts)
+        values = 1 + node.made + len(node.items) - len(parts) + sum(counted[id(part)][0] for part in parts)
         depth = 1 + max((counted[id(part)][1] for part in parts), default=0)
         if values > most:
             raise StructureError(f"its structure repeats itself to more than {most:,} values")

@@ -224,10 +224,16 @@ def _start_within(usual: Callable[..., None]) -> Callable[..., None]:
         if output is None or output.file is None:
             usual(thread)
             return
-        run = thread.run
+        run, own = thread.run, vars(thread).get("run")
+
+        def put_back() -> None:
+            if own is None:
+                vars(thread).pop("run", None)
+            else:
+                vars(thread)["run"] = own
 
         def run_within() -> None:
-            vars(thread).pop("run", None)
+            put_back()
             _output.set(output)
             run()
 
@@ -235,7 +241,7 @@ def _start_within(usual: Callable[..., None]) -> Callable[..., None]:
         try:
             usual(thread)
         except BaseException:  # it has been started before, or the system has no room for one more
-            vars(thread).pop("run", None)
+            put_back()
             raise
 
     return start
