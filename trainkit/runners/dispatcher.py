@@ -59,22 +59,32 @@ class Dispatcher:
         self._thread: threading.Thread | None = None
 
     def add(self, job: Dispatched) -> None:
-        """Start a job in its turn, or end it where somebody asks for that before.
+        """Start a job at once if its turn has come, else in its turn, or end it on a request before that.
 
         Raises:
             RuntimeError: the system has no room for another thread.
         """
+        starts = not self._is_ending() and job.queued.turn.has_come()
         with self._guard:
             self._waiting.append(job)
             self._waiting.sort(key=lambda each: each.queued.ticket.path.name)
             self._new.add(job)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._serve, name="trainkit-dispatcher", daemon=True)
-                try:
+            try:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = threading.Thread(target=self._serve, name="trainkit-dispatcher", daemon=True)
                     self._thread.start()
-                except BaseException:
-                    self._forget(job)
-                    raise
+                if starts:
+                    # Here, so that it does not wait for our thread; its own end waits for the guard.
+                    self._ready.add(job)
+                    with contextlib.suppress(RuntimeError):  # no room for a thread: our thread tries again
+                        job.start()
+                        self._waiting.remove(job)
+                        self._running.append(job)
+                        self._ready.discard(job)
+                        self._new.discard(job)
+            except BaseException:
+                self._forget(job)
+                raise
         self._wake.set()
 
     def leave(self, job: Dispatched) -> None:
@@ -156,7 +166,7 @@ class Dispatcher:
             self._running.append(job)
         try:
             job.start()
-        except BaseException:
+        except Exception:
             with self._guard:
                 self._running.remove(job)
                 self._waiting.insert(0, job)

@@ -146,11 +146,10 @@ class _ThreadJob:
             self._thread.start()
         except RuntimeError:
             raise
-        except BaseException:  # noqa: BLE001 - the thread may have started or not, and is not to run unseen
-            self._permission.put(False)
-            self.cancel(interrupted=True)
-        else:
-            self._permission.put(True)
+        except BaseException:
+            self._permission.put(False)  # interrupted, the thread may have started, and is not to run unseen
+            raise
+        self._permission.put(True)
 
     def wait(self) -> None:
         """Have its function kept for a resume while it waits."""
