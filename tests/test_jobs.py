@@ -191,6 +191,9 @@ def test_format_1_stays_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert np.isnan(frame["noise"].iloc[0])
     assert [event["event"] for event in job.events()] == ["state", "warning", "checkpoint", "state"]
     assert job.logs() == "written once, read for ever\n"
+    for tail in ("x", -1, 1.5):
+        with pytest.raises(OptionError, match=r"logs\(tail=\.\.\.\): expected a whole number >= 0"):
+            job.logs(tail=tail)  # type: ignore[arg-type]
 
 
 def test_what_a_view_offers_fits_the_state() -> None:

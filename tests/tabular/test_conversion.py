@@ -295,10 +295,23 @@ def test_one_row_is_predicted_in_every_form(model: TableModel) -> None:
     assert len(model.predict(rows.head(0))) == 0
 
 
-@pytest.mark.parametrize("rows", [3, "rows.csv", None, [[1, 2]], np.zeros((2, 3)), {1, 2}, []])
-def test_what_is_no_row_is_refused(model: TableModel, rows: Any) -> None:
-    """The message names what predict takes."""
-    with pytest.raises(TrainkitError, match="predict takes a DataFrame or another table, one row as a dict"):
+@pytest.mark.parametrize(
+    ("rows", "received"),
+    [
+        (3, "int 3"),
+        ("rows.csv", "str"),
+        (None, "NoneType"),
+        ([[1, 2]], "a list of list"),
+        (np.zeros((2, 3)), "ndarray"),
+        ({1, 2}, "set"),
+        ([], "an empty list"),
+        ({"a": [1, 2], "b": [1]}, "a dict whose values are not all of one length"),
+    ],
+)
+def test_what_is_not_a_row_is_refused(model: TableModel, rows: Any, received: str) -> None:
+    """The message names what predict takes, and what it got."""
+    words = f"predict takes a DataFrame or another table, one row as a dict .*; got {received}$"
+    with pytest.raises(TrainkitError, match=words):
         model.predict(rows)
 
 

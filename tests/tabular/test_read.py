@@ -172,7 +172,7 @@ def test_compressed_files_are_bounded_and_whole(tmp_path: Path) -> None:
         table(tmp_path, packed, "t.csv.gz", max_bytes=100)
     with pytest.raises(TableError, match="cut off"):
         table(tmp_path, packed[:-9], "t.csv.gz")
-    with pytest.raises(TableError, match="not sound gzip"):
+    with pytest.raises(TableError, match="not valid gzip"):
         table(tmp_path, "a,b\n", "t.csv.gz")
 
 

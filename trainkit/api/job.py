@@ -28,6 +28,7 @@ from trainkit.files.masking import has_mask
 from trainkit.files.paths import JobPaths
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Record, Status, to_dict
+from trainkit.files.scalars import whole_number
 from trainkit.files.store import Store
 from trainkit.files.streams import tail
 from trainkit.resuming.kept import available
@@ -132,8 +133,13 @@ class Job:
 
         Args:
             tail: only that many last lines; no more than the end of the file is read then.
+
+        Raises:
+            OptionError: ``tail`` is not a whole number, or is negative.
         """
-        return read_log(self.paths.output) if tail is None else read_last_lines(self.paths.output, tail)
+        if tail is None:
+            return read_log(self.paths.output)
+        return read_last_lines(self.paths.output, whole_number(tail, "logs(tail=...)"))
 
     def plot(self, *metrics: str) -> Figure:
         """Return a chart of each metric, training and validation together.

@@ -21,7 +21,7 @@ from trainkit.tabular.features import Features
 from trainkit.tabular.frames import with_missing
 from trainkit.tabular.labels import Intervals, predictions
 from trainkit.tabular.network import TableNet
-from trainkit.tabular.sources import as_frame
+from trainkit.tabular.sources import as_frame, described
 
 VERSION, KIND = 1, "table"
 ROWS_AT_ONCE = 8192
@@ -167,7 +167,7 @@ class TableModel:
             except TableError as error:
                 raise TableError(
                     f"predict takes a DataFrame or another table, one row as a dict or a Series, or a list of "
-                    f"dicts; got {type(rows).__name__}"
+                    f"dicts; got {described(rows)}"
                 ) from error
         return with_missing(named_columns(frame), self.options.get("missing") or ())
 

@@ -90,7 +90,7 @@ def check_table(
         raise TableError(f"{where} has columns and no rows; expected at least {MIN_ROWS}", path=path)
     target = _target(frame, options.target, where, path)
     if otherwise := separated_otherwise(frame, path):
-        raise TableError(f"{where} has no column to learn from besides {target!r}{otherwise}", column=target)
+        raise TableError(f"{where} has no column to learn from other than {target!r}{otherwise}", column=target)
     column = frame[target]
     warnings: list[str] = []
     present = column.notna()
@@ -98,7 +98,10 @@ def check_table(
     if rows < len(frame):
         warnings.append(f"{len(frame) - rows} of {len(frame)} rows have no {target!r} and are left out")
     if rows < MIN_ROWS:
-        raise TableError(f"{where} has {rows} rows with a {target!r}; expected at least {MIN_ROWS}", column=target)
+        raise TableError(
+            f"{where} has {rows} row{'' if rows == 1 else 's'} with a {target!r}; expected at least {MIN_ROWS}",
+            column=target,
+        )
     task = _task(column, options, where, path)
     classes = classes_of(column) if task == "classification" else []
     stray = doubts.stray_words(column, path, options.delimiter) if kind_of(column) == "text" else []
@@ -112,7 +115,7 @@ def check_table(
 
     features = _features(learnable, target, stray_words, warnings, ranges)
     if not features:
-        raise TableError("; ".join([f"{where} has no column to learn from besides {target!r}", *warnings]))
+        raise TableError("; ".join([f"{where} has no column to learn from other than {target!r}", *warnings]))
     warnings += doubts.leaks(learnable, features, learnable[target], classes=bool(classes))
     summary = (
         f"{task} of {target}"

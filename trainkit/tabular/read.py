@@ -247,7 +247,7 @@ def _not_gzip(file: Path, head: bytes) -> TableError:
     what = foreign_content(head, kind, file) if kind != "parquet" else None
     if what is None and (kind == "parquet") == head.startswith(PARQUET) and b"\0" not in head[:4]:
         what = f"it is not compressed: rename it to {plain_name!r}"
-    return TableError(f"{file} is not sound gzip; {what or 'copy or compress it again'}", path=file)
+    return TableError(f"{file} is not valid gzip; {what or 'copy or compress it again'}", path=file)
 
 
 def unpacked_bytes(path: str | os.PathLike[str], limit_bytes: int) -> int:
@@ -298,7 +298,7 @@ def _inflate(packed: bytes, file: Path, limit: int) -> bytes:
             try:
                 out += member.decompress(rest, min(PART_BYTES, limit - len(out)) + 1)
             except zlib.error as error:
-                raise TableError(f"{file} is not sound gzip ({error}); compress it again", path=file) from None
+                raise TableError(f"{file} is not valid gzip ({error}); compress it again", path=file) from None
             if len(out) > limit:
                 raise _too_large(file, f"unpacks to more than {limit:,} bytes from {len(packed):,}", limit)
             rest, begun = member.unconsumed_tail, True

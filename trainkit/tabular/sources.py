@@ -65,7 +65,7 @@ def as_frame(data: Any) -> pd.DataFrame:
     """Return a table in memory as a DataFrame that changes of the original do not reach.
 
     Raises:
-        TableError: it is not a table; the message says what makes one of it.
+        TableError: it is not a table; the message says how to make one.
 
     >>> as_frame([{"a": 1, "y": 2.5}, {"a": 3}]).shape
     (2, 2)
@@ -93,7 +93,7 @@ def as_frame(data: Any) -> pd.DataFrame:
         raise TableError(
             f"a {type(data).__module__}.{type(data).__name__} could not be made a DataFrame: {error}"
         ) from error
-    raise TableError(f"expected {ACCEPTED}; got {_named(data)}: {_remedy(data)}")
+    raise TableError(f"expected {ACCEPTED}; got {described(data)}: {_remedy(data)}")
 
 
 def _own(frame: pd.DataFrame) -> pd.DataFrame:
@@ -116,14 +116,17 @@ def _from_python(data: Mapping[Any, Any] | list[Any]) -> pd.DataFrame:
     import pandas as pd
 
     if isinstance(data, list) and not (data and all(isinstance(row, Mapping) for row in data)):
-        kinds = sorted({type(row).__name__ for row in data}) or ["nothing"]
         raise TableError(
-            f"expected {ACCEPTED}; got a list of {', '.join(kinds[:3])}: "
-            "pandas.DataFrame(rows, columns=[...]) makes a table of rows"
+            f"expected {ACCEPTED}; got {described(data)}: make a table with pandas.DataFrame(rows, columns=[...])"
         )
     try:
         return pd.DataFrame(data, copy=True) if isinstance(data, list) else pd.DataFrame(dict(data), copy=True)
     except Exception as error:
+        if isinstance(data, Mapping) and not any(map(pd.api.types.is_list_like, data.values())):
+            raise TableError(
+                "expected columns of one length, such as {'a': [1, 2], 'y': [3, 4]}; got single values: "
+                "[row] makes a table of one row, and [row, row, ...] of several"
+            ) from error
         hint = "; pass its .frame" if isinstance(getattr(data, "frame", None), pd.DataFrame) else ""
         raise TableError(
             f"expected columns of one length, such as {{'a': [1, 2], 'y': [3, 4]}}; {error}{hint}"
@@ -146,8 +149,18 @@ def _from_arrow(data: Any) -> pd.DataFrame:
     return to_frame(table)
 
 
-def _named(data: Any) -> str:
+def described(data: Any) -> str:
+    """Return what was received instead of a table, for a message.
+
+    >>> described([]), described(["a", 1]), described({"a": [1], "b": [1, 2]}), described(5)
+    ('an empty list', 'a list of int, str', 'a dict whose values are not all of one length', 'int 5')
+    """
     kind = type(data)
+    if isinstance(data, list):
+        kinds = sorted({type(row).__name__ for row in data})
+        return f"a list of {', '.join(kinds[:3])}" if kinds else "an empty list"
+    if isinstance(data, Mapping):
+        return "a dict whose values are not all of one length"
     is_short = isinstance(data, (bytes, bool, int, float, complex))
     return f"{kind.__name__} {data!r:.60}" if is_short else kind.__name__
 
@@ -164,13 +177,13 @@ def _remedy(data: Any) -> str:
     if type(data).__name__ == "Series":
         return "a table of one column has nothing to learn from; pass the DataFrame it is part of"
     if type(data).__module__.startswith("torch") and hasattr(data, "__getitem__") and hasattr(data, "numpy"):
-        return "pandas.DataFrame(tensor.numpy(), columns=[...]) makes one of it"
+        return "make a table with pandas.DataFrame(tensor.numpy(), columns=[...])"
     if hasattr(data, "shape"):
-        return "pandas.DataFrame(...) makes one of it"
+        return "make a table with pandas.DataFrame(...)"
     if type(data).__module__.startswith("torch") or (hasattr(data, "__getitem__") and not isinstance(data, tuple)):
         return "train on a dataset by a function of your own: tk.submit(fit, ...)"
     if callable(data):
         return "pass what it returns, or run it by tk.submit(...)"
     if hasattr(data, "__iter__"):
-        return "pandas.DataFrame(list(rows), columns=[...]) makes one of rows"
-    return "pandas.DataFrame(...) makes one of it"
+        return "make a table with pandas.DataFrame(list(rows), columns=[...])"
+    return "make a table with pandas.DataFrame(...)"

@@ -30,7 +30,11 @@ def check_device(device: str) -> None:
 
     count = torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
     if (not index.isdigit() and device != kind) or int(index or 0) >= count:
-        raise OptionError(f"device={device!r}: torch {torch.__version__} sees {count} of {kind} here, cpu besides")
+        found = f"only {count}" if count else "no"
+        raise OptionError(
+            f"device={device!r}: torch {torch.__version__} found {found} {kind.upper()} "
+            f"device{'s' * (count > 1)} on this machine; use device='cpu'{f' or {kind!r}' * bool(count)}"
+        )
 
 
 def move(things: Iterable[Any], device: str) -> None:
