@@ -54,6 +54,10 @@ PLAIN_NAMES = [
     "eos_token_id",
     "sort_key",
     "target_key",
+    "cache_key",
+    "query_key",
+    "rng_key",
+    "time_key",
     "tokenizer",
     "passwordless",
     "secretary",
@@ -149,6 +153,42 @@ def test_the_function_gets_a_secret_and_no_file_has_it(root: Path, runner: str) 
     for each in (job, branch, again):
         assert not any(secret in texts_of(each) for secret in (SECRET, "an0ther"))
         assert has_mask(each.status()["params"])
+
+
+def test_what_the_record_shows_never_comes_back_as_the_secret(root: Path) -> None:
+    """A branch with parameters as its original shows them has the secrets themselves, and the other changes."""
+
+    class Counter:
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+    def fit(run: Any, api_key: str, hub: dict[str, str], lr: float) -> list[Any]:
+        run.track(counter=Counter())
+        for _ in run.epochs(2):
+            run.log(loss=1.0)
+        return [api_key, hub, run.params.api_key, run.params["hub"]]
+
+    job = tk.submit(fit, api_key=SECRET, hub={"token": SECRET, "repo": "a"}, lr=0.1)
+    job.result(60)
+    branch = job.branch({**job.record.params, "hub": {"token": MASK, "repo": "b"}})
+    hub = {"token": SECRET, "repo": "b"}
+    assert branch.result(60) == [SECRET, hub, SECRET, hub]
+    assert branch.replay().result(60) == [SECRET, hub, SECRET, hub]
+    other = branch.branch(api_key="an0ther")
+    other.result(60)
+    last = other.branch(other.record.params)
+    assert last.result(60) == ["an0ther", hub, "an0ther", hub]
+
+
+@pytest.mark.parametrize("given", [{"api_key": MASK}, {"hub": [{"token": MASK}]}])
+def test_a_new_job_is_not_given_what_a_record_shows_of_a_secret(root: Path, given: dict[str, Any]) -> None:
+    def fit(run: Any, api_key: str = "", hub: Any = None) -> None: ...
+
+    with pytest.raises(OptionError, match=r"in the place of a secret"):
+        tk.submit(fit, given)
+    assert tk.jobs() == []
 
 
 def test_a_secret_is_not_set_on_a_running_job(root: Path) -> None:

@@ -12,6 +12,7 @@ from trainkit.api.arguments import bound, telling_params_apart
 from trainkit.api.attempts import begin
 from trainkit.api.job import Job
 from trainkit.errors import OptionError
+from trainkit.files.masking import MASK, is_mask_given
 from trainkit.files.paths import check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import Limits, Randomness, Record, Resources, Status
@@ -96,6 +97,11 @@ def submit(
         raise OptionError(f"expected a function, got {type(function).__name__}: {function!r:.80}")
     resources = check_resources(ranks=ranks, gpus_per_rank=gpus_per_rank, retries=retries, address=address)
     arguments = bound(function, params or {})
+    for name in [name for name, value in arguments.items() if is_mask_given(value)]:
+        raise OptionError(
+            f"{name!r} is, or holds, {MASK!r}, which records show in the place of a secret; pass the secret itself, "
+            "or use job.replay() or job.branch(), which keep it"
+        )
     return launch(
         Task(function, arguments),
         randomness=Randomness(check_seed(seed)),

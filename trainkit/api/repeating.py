@@ -10,7 +10,7 @@ import msgspec
 
 from trainkit.api.attempts import begin_from_files, place_again
 from trainkit.errors import CheckpointError, OptionError, StateError, did_you_mean
-from trainkit.files.masking import has_mask
+from trainkit.files.masking import has_mask, unmasked
 from trainkit.files.paths import JobPaths, check_job_id, new_job_id
 from trainkit.files.plain import to_jsonable
 from trainkit.files.record import CheckpointInfo, Parent, Record, Status
@@ -132,7 +132,11 @@ def branch(
     check_params(old, changes)
     paths = store.paths(job_id)
     base = find(paths, step)
-    arguments = {key: value for key, value in changes.items() if key in old.params}
+    earlier = load_plan(paths.plan).arguments
+    # What the record shows in the place of a secret is the secret itself; the worker knows those of the task.
+    arguments = {
+        key: unmasked(value, earlier.get(key, value)) for key, value in changes.items() if key in old.params
+    }
     # Due as soon as the run is back at the place of the checkpoint: before that no step is done.  What is masked
     # reaches the run as an argument of the function.
     live = {name: value for name, value in to_jsonable(dict(changes)).items() if not has_mask(value)}
@@ -140,7 +144,7 @@ def branch(
     return _begin(
         store,
         old,
-        Plan({**load_plan(paths.plan).arguments, **arguments}, changed),
+        Plan({**earlier, **arguments}, changed),
         verb="branch",
         base=base,
         params={**old.params, **to_jsonable(dict(changes))},

@@ -27,40 +27,80 @@ _SECRET_TEXT = frozenset(["apikey", "auth", "authorization", "bearer", "cookie",
 #: Words before those that make a plain name of them, as in ``pad_token`` and ``target_key``.
 _PLAIN = frozenset(
     {
+        "action",
         "batch",
         "bos",
+        "cache",
         "cls",
+        "col",
         "column",
+        "config",
         "data",
         "dict",
+        "edge",
+        "embedding",
         "end",
+        "entity",
         "eos",
+        "feature",
+        "field",
         "fim",
         "first",
+        "foreign",
         "group",
+        "id",
         "image",
         "index",
         "input",
+        "item",
         "join",
         "label",
         "last",
+        "log",
+        "lookup",
+        "loss",
         "mask",
+        "merge",
         "metric",
+        "monitor",
+        "node",
+        "obs",
         "output",
         "pad",
+        "partition",
         "prefix",
         "primary",
+        "prng",
+        "public",
+        "query",
+        "random",
+        "reward",
+        "rng",
+        "row",
+        "sample",
+        "seed",
+        "seeds",
         "sep",
         "sort",
+        "source",
         "special",
         "start",
         "state",
         "stop",
         "target",
         "text",
+        "time",
+        "timestamp",
+        "train",
         "unk",
+        "val",
+        "value",
+        "weight",
+        "weights",
     }
 )
+#: Records show longer collections by their length, so that none holds a mask.
+_LONGEST = 1000
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 #: A name and a text in the repr of an object: ``api_key='…'``.
 _NAMED_TEXT = re.compile(r"([A-Za-z_][\w-]*)(['\"]?\s*[=:]\s*)(['\"])(?:.*?\3|.*)", re.DOTALL)
@@ -111,6 +151,20 @@ def unmasked(shown: Any, value: Any) -> Any:
     if isinstance(shown, list) and isinstance(value, (list, tuple)) and len(shown) == len(value):
         return [unmasked(*pair) for pair in zip(shown, value, strict=True)]
     return shown
+
+
+def is_mask_given(value: Any, *, depth: int = 20) -> bool:
+    """Whether a value that is given for a parameter is what a record shows for a secret, or holds that.
+
+    >>> is_mask_given({"hub": ["********"]}), is_mask_given("sk-123")
+    (True, False)
+    """
+    if isinstance(value, str):
+        return value == MASK
+    if depth == 0 or not isinstance(value, (Mapping, list, tuple)) or len(value) > _LONGEST:
+        return False
+    items = value.values() if isinstance(value, Mapping) else value
+    return any(is_mask_given(item, depth=depth - 1) for item in items)
 
 
 def has_mask(shown: Any) -> bool:

@@ -22,7 +22,7 @@ import trainkit
 from trainkit.errors import NO_ROOM, CheckpointError, RecordError, StateError, StoreError, TaskError
 from trainkit.files.endings import Ending, error_info, failed, interrupted, reached
 from trainkit.files.locks import FileLock
-from trainkit.files.masking import unmasked
+from trainkit.files.masking import has_mask, unmasked
 from trainkit.files.modelfile import exported
 from trainkit.files.owners import this_process
 from trainkit.files.paths import JobPaths
@@ -97,10 +97,13 @@ def work(
     history = history_of(paths.events, plan, before_attempt=recorder.record.attempt)
     history.begin(resumed["changes"] if resumed and resumed.get("job_id") == recorder.record.job_id else 0)
     run = Run(recorder, recorder.record.params, resumed=resumed, history=history, plan=plan, ranks=ranks)
-    task = Task(task.function, {**task.arguments, **plan.arguments})
     # The record has no secrets; the code that runs has them, also in run.params.
-    named = {name: value for name, value in run.params.items() if name in task.arguments}
-    run.params.update({name: unmasked(value, task.arguments[name]) for name, value in named.items()})
+    planned = {name: unmasked(value, task.arguments.get(name, value)) for name, value in plan.arguments.items()}
+    task = Task(task.function, {**task.arguments, **planned})
+    for name in [name for name in run.params if name in task.arguments]:
+        # A masked one is never changed live, so that the record is right; a checkpoint may be of another job.
+        shown = recorder.record.params.get(name) if has_mask(run.params[name]) else run.params[name]
+        run.params.update({name: unmasked(shown, task.arguments[name])})
     outcome.run = run
     if count := plan.not_followed + history.not_followed:
         recorder.warn(
