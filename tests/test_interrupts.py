@@ -90,6 +90,22 @@ def test_section_has_the_context_of_the_caller_and_its_error_is_raised() -> None
         uninterrupted(lambda: 1 / 0)
 
 
+def test_section_runs_where_no_thread_can_be_started(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ≥ 3.12 starts none from an ``atexit`` function, where scripts delete their jobs."""
+    job = tk.submit(lambda run: None)
+    job.wait(60)
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert uninterrupted(threading.get_ident) == threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        uninterrupted(lambda: 1 / 0)
+    job.delete()
+    assert not job.paths.folder.exists()
+
+
 def test_section_of_another_thread_runs_in_that_thread() -> None:
     seen: list[int] = []
     thread = threading.Thread(target=lambda: seen.append(uninterrupted(threading.get_ident)))

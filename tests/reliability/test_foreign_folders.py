@@ -359,6 +359,17 @@ def test_a_process_that_holds_the_lock_runs_the_job(root: Path, stranger: subpro
     assert is_owned(path, [this_process()]) is False
 
 
+def test_process_of_another_user_is_not_killed_and_the_error_says_so(
+    root: Path, stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has open cannot be seen; it does not follow that the files were copied."""
+    monkeypatch.setattr(process_runner, "runs_job", lambda identity, lock: None)
+    job = planted(root, process(stranger.pid), locked=None)
+    with pytest.raises(RunnerError, match=f"process {stranger.pid}.*is another user's"):
+        process_runner.kill(job.store, job.record)
+    assert stranger.poll() is None
+
+
 def test_kill_ends_a_worker_that_has_not_received_the_lock_yet(
     root: Path, stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,8 +99,8 @@ def submit(
     arguments = bound(function, params or {})
     for name in [name for name, value in arguments.items() if is_mask_given(value)]:
         raise OptionError(
-            f"{name!r} is, or holds, {MASK!r}, which records show in the place of a secret; pass the secret itself, "
-            "or use job.replay() or job.branch(), which keep it"
+            f"{name!r} is, or holds, {MASK!r}, which records show in the place of a secret; pass the secret "
+            "itself, or use job.replay() or job.branch(), which keep it"
         )
     return launch(
         Task(function, arguments),

@@ -21,15 +21,21 @@ def uninterrupted(section: Callable[[], T]) -> T:
     second one is raised at once, and the section ends on its own.  A section should take milliseconds: whatever
     waits for others belongs outside.
 
+    Where no thread can be started, the section runs in the thread of the caller, and can be interrupted.
+
     >>> uninterrupted(lambda: 1 + 1)
     2
     """
     if threading.current_thread() is not threading.main_thread():
         return section()
     call = _Call(section)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(call.run,), name="trainkit-section")
     try:
         # Started within the `try`: an interrupt may come out of `start` although the thread runs.
-        threading.Thread(target=contextvars.copy_context().run, args=(call.run,), name="trainkit-section").start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no room for another thread, or the interpreter ends
+            call.run()
         call.wait()
     except BaseException:
         if not call.cancel():

@@ -61,8 +61,12 @@ def pid_namespace() -> str:
 
 def process(pid: int) -> Process:
     """Return the identity of a running process of this machine."""
-    started_at = psutil.Process(pid).create_time()
-    return Process(pid, started_at, boot_id(), socket.gethostname(), pid_namespace(), _start_ticks(pid))
+    started_at, start_ticks = _start_of(pid)
+    return Process(pid, started_at, boot_id(), socket.gethostname(), pid_namespace(), start_ticks)
+
+
+def _start_of(pid: int) -> tuple[float, int | None]:
+    return psutil.Process(pid).create_time(), _start_ticks(pid)
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -77,7 +81,15 @@ def _start_ticks(pid: int) -> int | None:
 
 def this_process() -> Process:
     """Return the identity of the process that calls."""
-    return process(os.getpid())
+    pid = os.getpid()
+    started_at, start_ticks = _start_of_this(pid)
+    return Process(pid, started_at, boot_id(), socket.gethostname(), pid_namespace(), start_ticks)
+
+
+@functools.lru_cache(maxsize=1)
+def _start_of_this(pid: int) -> tuple[float, int | None]:
+    """Read once: it does not change, and a forked child has another pid."""
+    return _start_of(pid)
 
 
 def is_running(identity: Process) -> bool | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class JobPaths:
         """The job record."""
         return jobs_folder(self.root) / f"{self.job_id}.json"
 
-    @property
+    @functools.cached_property
     def folder(self) -> Path:
         """The folder of everything else."""
         return jobs_folder(self.root) / self.job_id

@@ -147,9 +147,15 @@ def kill(store: Store, record: Record) -> None:
             raise RunnerError(f"job {record.job_id!r} runs on {worker.host}; kill it there")
         if not running:
             continue
-        if worker.pid <= 1 or not runs_job(worker, lock):
+        holds = worker.pid > 1 and runs_job(worker, lock)
+        if not holds:
             if not is_running(worker):
                 continue  # it ended between the two questions
+            if holds is None:
+                raise RunnerError(
+                    f"process {worker.pid}, which by its files runs job {record.job_id!r}, is another user's, "
+                    "so it was not killed. stop() asks it to end at its next step; its user can kill it"
+                )
             raise RunnerError(
                 f"process {worker.pid}, which {store.paths(record.job_id).handle} names, does not hold the lock "
                 f"of job {record.job_id!r}, so it was not killed. Were the files copied, or written by another "
