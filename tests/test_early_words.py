@@ -129,7 +129,7 @@ def test_the_whole_loss_is_watched_under_any_of_its_names(name: str) -> None:
 
 
 def test_the_only_loss_of_a_run_may_be_named_after_its_criterion() -> None:
-    """With another loss beside it, it is a part, and nobody knows whether the sum grows."""
+    """Next to another loss it is a part, and it is not known whether the sum grows."""
     assert {word.cause for word in words_about(GROWING, "mse_loss")} == {"growing: mse_loss"}
     divergence = Divergence()
     for step, value in enumerate(GROWING, 1):

@@ -154,7 +154,7 @@ def test_patience_counts_epochs_without_improvement(root: Path, patience: int, e
     assert job.record.epoch == epochs
     assert job.record.ended_by is (EndedBy.EARLY_STOPPING if early else EndedBy.EPOCHS)
     if patience == 3:
-        assert job.record.message == "val_loss is no better since epoch 4"
+        assert job.record.message == "val_loss has not improved since epoch 4"
 
 
 def test_patience_looks_at_the_metric_that_best_names(root: Path) -> None:

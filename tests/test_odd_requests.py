@@ -143,7 +143,7 @@ def test_a_file_of_requests_that_was_replaced_is_read_anew(root: Path, change: C
         recorder.store.request("a", "stop")
         recorder.tick()
         assert recorder.store.read("a").status is Status.STOPPING
-        assert ["read anew" in text for text in warnings_of(recorder)] == [True]
+        assert ["read again" in text for text in warnings_of(recorder)] == [True]
         momentum = [each for each in run.control.changes if "momentum" in each]
         assert len(momentum) == (0 if change in (_emptied, _made_anew) else 20)
 

@@ -309,7 +309,7 @@ def test_patience_reads_tensors_of_any_device(root: Path, within_epochs: bool) -
 
     job = tk.submit(fit, patience=2)
     job.wait()
-    assert job.record.message == f"val_loss is no better since {'epoch' if within_epochs else 'value'} 4"
+    assert job.record.message == f"val_loss has not improved since {'epoch' if within_epochs else 'value'} 4"
     assert job.metrics()["val_loss"].tolist()[:6] == [4.0, 3.0, 2.0, 1.0, 2.0, 3.0]
 
 

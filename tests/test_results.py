@@ -139,7 +139,7 @@ class _Large:
 
 @pytest.mark.parametrize("how", ["job", "dashboard"])
 def test_deleting_a_job_frees_its_result(root: Path, how: str, eventually: Eventually) -> None:
-    """Whoever still holds a handle of it."""
+    """Even while another handle of it exists."""
     job = tk.submit(lambda run: _Large())
     alive = weakref.ref(job.result())
     other = tk.attach(job.id)

@@ -184,7 +184,7 @@ def test_a_pickle_of_somebody_else_is_not_loaded(
 def test_a_failed_job_of_another_user_reports_its_error_from_the_record(
     root: Path, another_user: Callable[[], None]
 ) -> None:
-    """Type, message and traceback; the exception itself for whoever ran the job."""
+    """Type, message and traceback; the exception itself for the user who ran the job."""
     told = ErrorInfo("KeyError", "'lost'", "Traceback: line 3")
     paths = ended(Status.FAILED, error=told).paths("x")
     error = KeyError("lost")

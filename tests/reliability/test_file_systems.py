@@ -80,7 +80,9 @@ def test_a_root_without_locks_is_refused_and_stays_as_it_was(
 ) -> None:
     without_locks(monkeypatch, number)
     before = len(os.listdir("/proc/self/fd"))
-    with pytest.raises(StoreError, match=r"no working file locks \(flock\).*choose a root on another one.*root="):
+    with pytest.raises(
+        StoreError, match=r"no working file locks \(flock\).*choose a root on another file system.*root="
+    ):
         tk.submit(fit, runner=runner, job_id="a")
     assert tree(root) == []
     assert len(os.listdir("/proc/self/fd")) == before

@@ -328,7 +328,7 @@ def test_incomplete_rows_are_refused(model: TableModel) -> None:
 
 
 def test_words_for_missing_are_missing_in_new_rows_too(model: TableModel) -> None:
-    """What training was told to read as missing is read so again."""
+    """Texts that training read as missing are missing in new rows, too."""
     rows = table().head(2)
     expected = model.predict_proba(rows.assign(size=[None, 1.5], code=[None, "007"]))
     assert model.predict_proba(rows.assign(size=["n/a", "1.5"], code=["n/a", "007"])).equals(expected)

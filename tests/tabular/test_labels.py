@@ -91,7 +91,7 @@ def test_time_spans_are_predicted_as_time_spans(run: Any, tmp_path: Path) -> Non
 
 
 def test_missing_labels_do_not_change_the_others(run: Any, tmp_path: Path) -> None:
-    """Rows without a target are left out, and large integers beside them keep their digits."""
+    """Rows without a target are left out, and large integers in other rows keep their digits."""
     target = pick(BIG, BIG + 1, BIG + 3).astype("Int64")
     target[::7] = pd.NA
     model = trained(run, table_of(target), tmp_path)

@@ -188,7 +188,7 @@ def _draw(axis: Any, chart: Chart, frame: pd.DataFrame, record: Record) -> None:
 
 
 def _shade(share: float) -> tuple[float, float, float]:
-    """Return a colour between two that are told apart in any vision and in grey, for a share of 0 to 1."""
+    """Return a colour between two that can be distinguished in any vision and in grey, for a share of 0 to 1."""
     low, high = (0.13, 0.15, 0.45), (0.99, 0.72, 0.15)
     red, green, blue = (a + share * (b - a) for a, b in zip(low, high, strict=True))
     return red, green, blue

@@ -201,7 +201,7 @@ class Job:
 
         Args:
             timeout: seconds.
-            trust: load it all the same, because you trust whoever could write to the job's folder.
+            trust: load it even if its author is not known: everyone who can write to the job's folder is trusted.
 
         Raises:
             TimeoutError: it has not ended by then.
@@ -329,14 +329,14 @@ class Job:
             **params: parameters of the job, with their new values.
 
         Raises:
-            OptionError: the job has no parameter of that name, ``lr`` or ``weight_decay`` is no number, or a
+            OptionError: the job has no parameter of that name, ``lr`` or ``weight_decay`` is not a number, or a
                 parameter is named like a secret.
         """
         check_params(self.record, params)
         asked = to_jsonable(params)
         for name in [name for name, value in asked.items() if has_mask(value)]:
             raise OptionError(
-                f"{name!r} is, or holds, a secret by its name, and requests to a running job are in a file that "
+                f"{name!r} is named like a secret, or holds one, and requests to a running job are in a file that "
                 f"others may read; job.branch({name}=...) starts a job with another value"
             )
         return self._ask("set", params=asked) if params else self.state

@@ -172,14 +172,14 @@ def train(
     runner = runner or suitable_runner(resources)
     given = {"target": _column_name(target), **options}
     checked = check_options(given)
-    told = {key: getattr(checked, key) for key, value in given.items() if value is not None}
+    chosen = {key: getattr(checked, key) for key, value in given.items() if value is not None}
     if checked.device is not None and runner != "ray":
         from trainkit.training.devices import check_device
 
         check_device(checked.device)
     return start_training(
-        _prepare_table(data, told, keep_frame=runner == "thread"),
-        told,
+        _prepare_table(data, chosen, keep_frame=runner == "thread"),
+        chosen,
         runner=runner,
         resources=resources,
         name=name,

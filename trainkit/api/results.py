@@ -67,7 +67,7 @@ def returned_by(store: Store, record: Record, *, trust: bool = False) -> Any:
         raise StateError(
             f"job {record.name!r} is {record.status}, but what it returned is not here: it cannot be pickled, or "
             "is large, so it was only in the memory of the process that ran it. A thread job keeps such a result "
-            f"as long as a Job of it is held there; job.model() reads {file.name}, if it left a model"
+            f"as long as its Job object exists there; job.model() reads {file.name}, if it left a model"
         )
     return value
 

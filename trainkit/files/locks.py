@@ -30,8 +30,8 @@ _READER_PATIENCE = 2000
 #: Of a file system without locks.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 _NO_LOCKS_ADVICE = (
-    "this file system has no working file locks (flock), by which trainkit knows who runs a job; choose a root on "
-    "another one, such as a local disk, by root= or TRAINKIT_ROOT"
+    "this file system has no working file locks (flock), which trainkit needs to know who runs a job; choose a "
+    "root on another file system, such as a local disk, with root= or TRAINKIT_ROOT"
 )
 
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()

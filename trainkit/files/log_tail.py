@@ -15,7 +15,7 @@ from trainkit.files.opening import opened
 
 #: How much is read at once.
 _CHUNK_BYTES = 1 << 20
-#: Of a longer line the last lines of a log, and whoever follows it, show the beginning.
+#: Of a longer line only the beginning is shown, by the last lines of a log and by readers that follow it.
 ROW_CHARS = 1 << 20
 #: The start of a line is looked for in this much of the file before its end; frames of a progress bar count here.
 _LONGEST_LINE_BYTES = 64 << 20

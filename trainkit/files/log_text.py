@@ -83,7 +83,7 @@ class Screen:
         self._receive(data)
 
     def finish(self) -> None:
-        """Take what waits for its end as it is, or leave it out if it is no text: nothing follows."""
+        """Take what waits for its end as it is, or leave it out if it is not text: nothing follows."""
         held, self._held = self._held, b""
         if held.startswith(b"\x1b"):
             self._offset += len(held)

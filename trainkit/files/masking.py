@@ -22,7 +22,7 @@ _SECRET = frozenset(
         "secrets",
     }
 )
-#: The last word of names whose values are masked if they are no numbers: 3 is an index, or the id of a token.
+#: The last word of names whose values are masked if they are not numbers: 3 is an index, or the id of a token.
 _SECRET_TEXT = frozenset(["apikey", "auth", "authorization", "bearer", "cookie", "jwt", "key", "token"])
 #: Words before those that make a plain name of them, as in ``pad_token`` and ``target_key``.
 _PLAIN = frozenset(

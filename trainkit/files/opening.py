@@ -105,7 +105,7 @@ def _regular(fd: int, path: str) -> int:
 
 def _link(path: str) -> StoreError:
     error = StoreError(
-        f"{path} is a link; links among the files of a job are not followed. Replace it by the file itself"
+        f"{path} is a link; links among the files of a job are not followed. Replace it with the file itself"
     )
     error.errno = errno.ELOOP
     return error

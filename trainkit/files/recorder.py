@@ -367,7 +367,7 @@ class Recorder:
         if size == self._requests_offset and self._before_requests is not None:
             return []
         if size < self._requests_offset or self._before_requests not in (None, self._read_before_requests()):
-            self.warn(f"{self._requests} was emptied or replaced; it is read anew from its beginning")
+            self.warn(f"{self._requests} was emptied or replaced; it is read again from its beginning")
             self._requests_offset = 0
         requests, self._requests_offset = self.store.requests(
             self.record.job_id, self._requests_offset, on_unreadable=self._warn_of_line

@@ -57,7 +57,7 @@ def _end_child(error: BaseException | None) -> None:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
         if code and not isinstance(error.code, int):
             sys.stderr.write(f"{error.code}\n")
-    elif isinstance(error, Exception):  # a request to stop ends it, too, and is no failure
+    elif isinstance(error, Exception):  # a request to stop ends it, too, and is not a failure
         code = 1
         traceback.print_exception(error)
     for stream in (sys.stdout, sys.stderr):

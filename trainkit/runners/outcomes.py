@@ -139,7 +139,7 @@ def outcome_of(store: Store, record: Record) -> Outcome | None:
 
 
 def forget(store: Store, job_id: str) -> None:
-    """Forget a job that is deleted, whoever still holds it."""
+    """Forget the result of a job that is deleted, even if handles of it remain."""
     remembered(store, job_id).outcome = None
 
 

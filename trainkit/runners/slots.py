@@ -315,7 +315,7 @@ class Ticket:
         with self._guard:
             if (lock := self._own_lock) is not None:
                 lock.release()
-                with contextlib.suppress(OSError):  # whoever looks next sweeps it: nobody holds it
+                with contextlib.suppress(OSError):  # the next reader removes it: nobody holds it
                     self._path.unlink(missing_ok=True)
             self._lock = None
 

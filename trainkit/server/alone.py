@@ -119,7 +119,7 @@ def arguments(
     """Return the command line that stands for the arguments of :func:`trainkit.server.app.serve`.
 
     Raises:
-        OptionError: the root is no folder, the port is taken, or the token is empty.
+        OptionError: the root is not a folder, the port is taken, or the token is empty.
     """
     given_token = os.environ.get(TOKEN_VARIABLE) if token is None else token
     if given_token is not None and not given_token.strip():

@@ -128,7 +128,7 @@ def serve(
         announce_json: print the address as one JSON object, for programs.
 
     Raises:
-        OptionError: the root is no folder, the port is taken, or the token is empty.
+        OptionError: the root is not a folder, the port is taken, or the token is empty.
     """
     argv = arguments(host, port, root, token, base_url, announce_json=announce_json)
     TrainkitApp.launch_instance(argv)  # type: ignore[no-untyped-call]

@@ -68,7 +68,7 @@ def separated_otherwise(frame: pd.DataFrame, path: str | Path | None) -> str:
             how = (
                 f"pass {advice('delimiter', mark)}"
                 if path is not None and kind_of_file(path) in DELIMITED
-                else f"read it by pandas.read_csv(..., sep={mark!r})"
+                else f"read it with pandas.read_csv(..., sep={mark!r})"
             )
             return f". This is one column; if {mark!r} separates its fields, {how}"
     return ""
@@ -182,7 +182,7 @@ def value_kind(column: pd.Series) -> Kind:
     try:
         return kind_of(pd.Series(column.cat.remove_unused_categories().cat.categories, name=column.name))
     except TableError:
-        return "text"  # intervals, or several kinds, which are told apart by how they are written
+        return "text"  # intervals, or several kinds, which differ in how they are written
 
 
 def has_zone(column: pd.Series) -> bool:

@@ -67,7 +67,7 @@ def _as_number(column: pd.Series, number: Number) -> pd.Series:
         return pd.Series(np.nan, column.index, float)
     if _is_duration(column):
         raise _refused(
-            column, "time spans", "numbers; convert them as for training, for example by .dt.total_seconds()"
+            column, "time spans", "numbers; convert them as for training, for example with .dt.total_seconds()"
         )
     if given == "text":
         meaning = _meaning(column)
@@ -97,7 +97,7 @@ def _as_duration(column: pd.Series, number: Number) -> pd.Series:
     if given == "empty":
         return pd.Series(pd.NaT, column.index, "timedelta64[us]")
     if not _is_duration(column):
-        raise _refused(column, f"{given}s", "time spans; convert them by pandas.to_timedelta(column, unit=...)")
+        raise _refused(column, f"{given}s", "time spans; convert them with pandas.to_timedelta(column, unit=...)")
     return column
 
 
@@ -110,11 +110,11 @@ def _as_date(*kinds: str) -> Callable[[pd.Series, Number], pd.Series]:
         if given == "text":
             meaning = _meaning(column)
             if meaning is None or not pd.api.types.is_datetime64_any_dtype(meaning.dtype):
-                how = "; write them as 2024-12-31, or convert them by pandas.to_datetime(column, format=...)"
+                how = "; write them as 2024-12-31, or convert them with pandas.to_datetime(column, format=...)"
                 raise _refused(column, "texts", expected + how, first=_first_not_date(column))
             column = meaning
         elif given != "date":
-            how = "; convert them by pandas.to_datetime(column, unit='s'), or 'ms'" if given == "number" else ""
+            how = "; convert them with pandas.to_datetime(column, unit='s'), or 'ms'" if given == "number" else ""
             raise _refused(column, f"{given}s", expected + how)
         column = _without_categories(column)
         zone = "zoned date" if has_zone(column) else "date"

@@ -92,7 +92,9 @@ def fit(run: Run, data: pd.DataFrame | str | Path | None = None, **options: Any)
             if stopping.is_best(metrics["val_loss"], epoch):
                 model.keep_best(metrics)
             elif stopping.is_over(epoch):
-                run.end_early("early_stopping", f"no better since epoch {stopping.best_epoch + 1}; {plan.summary}")
+                run.end_early(
+                    "early_stopping", f"no improvement since epoch {stopping.best_epoch + 1}; {plan.summary}"
+                )
 
     model.use_best()
     model.network.eval()

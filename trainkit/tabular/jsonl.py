@@ -42,7 +42,7 @@ def parse_json_lines(data: memoryview, file: Path, missing: tuple[str, ...], max
     Args:
         data: the whole file, UTF-8, not empty.
         file: its name, for messages.
-        missing: texts read as missing, besides null; also NaN, Infinity and -Infinity, which Python writes.
+        missing: texts read as missing, in addition to null; also NaN, Infinity and -Infinity, which Python writes.
         max_columns: the largest number of columns.
 
     Raises:

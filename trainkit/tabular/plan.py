@@ -189,10 +189,10 @@ def proposed_target(frame: pd.DataFrame) -> str:
     return names[-1]
 
 
-def _target(frame: pd.DataFrame, told: str | None, where: str, path: str | Path | None) -> str:
-    if told is not None:
-        find_column(frame, told, where, path)
-        return told
+def _target(frame: pd.DataFrame, chosen: str | None, where: str, path: str | Path | None) -> str:
+    if chosen is not None:
+        find_column(frame, chosen, where, path)
+        return chosen
     if (named := named_target(frame)) is not None:
         return named
     listed = ", ".join(map(str, frame.columns[:30])) + (", …" if len(frame.columns) > 30 else "")

@@ -91,7 +91,7 @@ def as_frame(data: Any) -> pd.DataFrame:
         raise
     except Exception as error:  # another library's code
         raise TableError(
-            f"a {type(data).__module__}.{type(data).__name__} could not be made a DataFrame: {error}"
+            f"a {type(data).__module__}.{type(data).__name__} could not be converted to a DataFrame: {error}"
         ) from error
     raise TableError(f"expected {ACCEPTED}; got {described(data)}: {_remedy(data)}")
 
@@ -166,7 +166,7 @@ def described(data: Any) -> str:
 
 
 def _remedy(data: Any) -> str:
-    """Return what makes a table of something that is not one."""
+    """Return how to make a table from something that is not one."""
     if isinstance(data, type):
         return "pass what it returns"
     for method in _COLLECTORS:
@@ -181,9 +181,9 @@ def _remedy(data: Any) -> str:
     if hasattr(data, "shape"):
         return "make a table with pandas.DataFrame(...)"
     if type(data).__module__.startswith("torch") or (hasattr(data, "__getitem__") and not isinstance(data, tuple)):
-        return "train on a dataset by a function of your own: tk.submit(fit, ...)"
+        return "to train on a dataset, write a training function and run it with tk.submit(fit, ...)"
     if callable(data):
-        return "pass what it returns, or run it by tk.submit(...)"
+        return "pass what it returns, or run it with tk.submit(...)"
     if hasattr(data, "__iter__"):
         return "make a table with pandas.DataFrame(list(rows), columns=[...])"
     return "make a table with pandas.DataFrame(...)"

@@ -70,8 +70,8 @@ def why_no_batch(loader: Any) -> str:
     """Return why a loader most likely gave no batch, and what to do."""
     if hasattr(type(loader), "__next__"):
         return (
-            "an iterator can be used only once. Pass what starts anew in each epoch, such as a DataLoader or a "
-            "list, or create the generator within the epoch"
+            "an iterator can be used only once. Pass something that starts again in each epoch, such as a "
+            "DataLoader or a list, or create the generator within the epoch"
         )
     rows, size = length(part_of(loader, "dataset")), part_of(loader, "batch_size")
     if part_of(loader, "drop_last") is True and isinstance(size, int) and rows and rows < size:

@@ -1,7 +1,7 @@
 """What a job prints in a thread goes into its log; what the notebook prints goes where it always went.
 
 While a thread job runs, ``sys.stdout`` and ``sys.stderr`` are proxies that ask a context variable where the text
-belongs, and whoever holds the streams that they stand for (a logging handler, say) is asked the same.  Threads and
+belongs, and code that holds the original streams (a logging handler, say) is redirected as well.  Threads and
 tasks of pools that the job starts belong to it.  With the last such job everything is put back.  A file at the
 bottom, never a widget.
 """
@@ -248,7 +248,7 @@ def _start_within(usual: Callable[..., None]) -> Callable[..., None]:
 
 
 def _submit_within(usual: Callable[..., Any]) -> Callable[..., Any]:
-    """Let what is submitted to a pool work for who submits it, whoever has started the threads of the pool."""
+    """Let a task of a pool belong to the job that submits it, even if another one started its threads."""
 
     @functools.wraps(usual)
     def submit(pool: Any, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

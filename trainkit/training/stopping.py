@@ -112,7 +112,7 @@ class Patience:
             return  # run.log leaves it out, with a warning
         self._values += 1
         if not self._stopping.is_best(value, at) and self._stopping.is_over(at):
-            self._end(f"{metric} is no better since {what} {self._stopping.best_epoch + 1}")
+            self._end(f"{metric} has not improved since {what} {self._stopping.best_epoch + 1}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""

@@ -108,7 +108,7 @@ class Divergence:
 
     Attributes:
         hears_gradients: whether the run logs a norm of its gradients itself.
-        watched: the metric that the best step is told by, and its mode.
+        watched: the metric that determines the best step, and its mode.
     """
 
     def __init__(self) -> None:
