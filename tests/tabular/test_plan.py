@@ -237,7 +237,7 @@ def test_tables_are_taken_as_they_are_named(root: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "t.csv").write_text("0,1\n" + "".join(f"{i},{i % 3}\n" for i in range(30)))
     assert tk.train("~/t.csv", target=1, epochs=1).wait(60) is Status.COMPLETED
-    with pytest.raises(TableError, match=r"got ndarray: pandas\.DataFrame\(\.\.\.\) makes one"):
+    with pytest.raises(TableError, match=r"got ndarray: make a table with pandas\.DataFrame\(\.\.\.\)"):
         tk.train(np.zeros((30, 2)))  # type: ignore[arg-type]
     with pytest.raises(TableError, match="addresses on the web are not read; download"):
         tk.train("https://example.org/t.csv", target="y")
