@@ -42,7 +42,7 @@ def test_stop_is_acknowledged_and_ends_the_job(trainkit: Cli, job: tk.Job) -> No
     assert result.stdout.startswith(("loop: STOPPING, ", "loop: STOPPED, "))
     assert job.wait(20) is Status.STOPPED
     again = trainkit("stop", job.id)
-    assert (again.exit_code, again.stdout) == (0, "loop: STOPPED, it had ended\n")
+    assert (again.exit_code, again.stdout) == (0, "loop: STOPPED, it had already ended\n")
 
 
 def test_finish_ends_the_job_as_completed(trainkit: Cli, job: tk.Job) -> None:

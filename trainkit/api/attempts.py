@@ -109,8 +109,8 @@ def resume(
     paths = store.paths(job_id)
     if record.status is not Status.COMPLETED and not (record.resumable or paths.resume.exists()):
         raise CheckpointError(
-            f"job {record.name!r} cannot go on: it has no checkpoint. One is saved by itself every few seconds "
-            "once run.track(model=..., optimizer=...) names what to keep"
+            f"job {record.name!r} cannot be resumed: it has no checkpoint. One is saved automatically every few "
+            "seconds once run.track(model=..., optimizer=...) names what to keep"
         )
     # The owner writes the terminal state first and exits then, which takes a process with torch a while.
     give_up_at = time.monotonic() + EXIT_S

@@ -188,9 +188,11 @@ def brief(value: object) -> str:
 
     >>> brief(1e-3), brief([64, 64]), brief("relu"), brief(True)
     ('0.001', '[64, 64]', 'relu', 'True')
+    >>> print(brief("\\t"))
+    '\\t'
     """
     if isinstance(value, str):
-        text = value
+        text = value if value.strip() else repr(value)  # such as a delimiter, which would not be seen
     elif isinstance(value, float):
         text = f"{value:g}"
     elif isinstance(value, (list, dict)):

@@ -47,7 +47,7 @@ def _drive(
         echo_json(job.status())
         return Exit.OK
     if had_ended and record.status.terminal:
-        told = "it had ended"
+        told = "it had already ended"
     elif had_ended:
         told = f"attempt {record.attempt} is on its way; trainkit watch {job.id} shows it"
     else:

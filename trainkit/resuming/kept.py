@@ -174,8 +174,9 @@ def find(paths: JobPaths, step: int | None) -> CheckpointInfo:
     steps = ", ".join(str(info.step) for info in infos)
     if not infos:
         raise CheckpointError(
-            f"job {paths.job_id!r} has no checkpoint to branch from. One is saved by itself every few seconds, "
-            "and behind the last epoch of run.epochs, once run.track(model=..., optimizer=...) names what to keep"
+            f"job {paths.job_id!r} has no checkpoint to branch from. One is saved automatically every few "
+            "seconds, and after the last epoch of run.epochs, once run.track(model=..., optimizer=...) names what "
+            "to keep"
         )
     info = infos[-1] if step is None else next((each for each in infos if each.step == step), None)
     if info is None:

@@ -254,7 +254,7 @@ class MonitorView {
     }
     const others = controls.some(({ name }) => !FOLLOWED.includes(name));
     show(this.paramsHint, controls.length > 0);
-    say(this.paramsHint, others ? "A change counts from the next step; of others than lr and weight_decay, where the code reads run.params." : "A change counts from the next step.");
+    say(this.paramsHint, others ? "A change takes effect at the next step: lr and weight_decay in the optimizer, others where the code reads run.params." : "A change takes effect at the next step.");
   }
 
   // The slowest rank, and the one that waits for its data, are seen at a glance.
