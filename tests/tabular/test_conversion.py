@@ -228,6 +228,15 @@ def test_unseen_texts_are_unknown_and_told_of_where_they_are_many() -> None:
         indices("new", "new")
 
 
+def test_intervals_are_categories_in_every_form() -> None:
+    """What pandas.cut made stays a category as a row, as objects, and without the categorical type."""
+    column = pd.Series(pd.cut(np.arange(120) / 40, [-1, 1, 2, 3]))
+    features = learn(pd.DataFrame({"x": column}), ["x"])
+    expected = convert(pd.DataFrame({"x": column}), features)["x"].tolist()
+    for form in (column.astype(object), pd.Series(pd.arrays.IntervalArray(column))):
+        assert convert(pd.DataFrame({"x": form}), features)["x"].tolist() == expected
+
+
 def test_models_from_before_kinds_were_kept_still_predict() -> None:
     """A file of an older version has no kinds; they follow from what it has."""
     frame = pd.DataFrame({"b": BITS, "t": ["x", "y"] * 2, "n": [1.0, 2.0, 3.0, 4.0], "d": DAYS})

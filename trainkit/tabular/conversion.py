@@ -46,6 +46,8 @@ def convert(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
             column = frame[feature.name]
             if column.dtype == object:
                 column = column.infer_objects()  # a row of a table has objects
+            if isinstance(column.dtype, pd.IntervalDtype):
+                column = column.astype("category")  # as pandas.cut makes it
             if isinstance(feature, Category):
                 converted[feature.name] = _as_category(column, feature)
             else:
