@@ -19,8 +19,8 @@ from trainkit.runners.slots import FOLDER_VARIABLE, LIMIT_VARIABLE
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-#: For the private key of all tests, and of the servers and kernels that they start: not that of the user.  The queue
-#: is that of doctests and of tests without the fixture `root`: they do not wait for other jobs of the user.
+#: The key of all tests, and of the servers and kernels that they start, is not that of the user.  The queue is for
+#: doctests and tests without the fixture `root`, which then do not wait for other jobs of the user.
 _state = tempfile.TemporaryDirectory(prefix="trainkit-tests-")
 os.environ[STATE_VARIABLE] = _state.name
 os.environ[FOLDER_VARIABLE] = os.path.join(_state.name, "queue")
