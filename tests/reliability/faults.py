@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainkit.files.interrupts import SECTION_THREAD
+
 #: How a call fails.  ``short``: a write takes half of the data; ``torn``: and the next one none.
 KINDS = ("ENOSPC", "EIO", "EACCES", "short", "torn")
 _BY_PATH = ("mkdir", "rmdir", "unlink", "remove", "replace", "rename", "link", "scandir", "listdir")
@@ -108,7 +110,8 @@ class Disk:
     # --- which of them fails ---------------------------------------------------------------------
 
     def _counts(self, path: Any) -> bool:
-        if threading.get_ident() != self._thread:
+        # A section that Ctrl-C cannot cut runs in a thread of its own, for the caller who waits for it.
+        if threading.get_ident() != self._thread and threading.current_thread().name != SECTION_THREAD:
             return False
         return path in self._handles if isinstance(path, int) else os.fspath(path).startswith(self.folder)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable
 
 import msgspec
 
-from trainkit.errors import CheckpointError, StateError, telling
+from trainkit.errors import CheckpointError, StateError, TrainkitError, telling
 from trainkit.files.interrupts import uninterrupted
 from trainkit.files.locks import FileLock, try_lock
 from trainkit.files.paths import JobPaths
@@ -163,7 +164,7 @@ def _begin_again(store: Store, record: Record, where: str, resources: Resources,
         whole_resume(paths)  # the worker loads it; that there is none should be told here
         if not paths.task.exists():
             raise CheckpointError(
-                f"job {record.name!r} cannot go on by itself: its function uses things that exist only in the "
+                f"job {record.name!r} cannot be resumed: its function uses things that exist only in the "
                 "notebook that ran it. Run the cell that started it again"
             )
         task = checked_task(paths, trust=trust)
@@ -185,7 +186,10 @@ def _begin_again(store: Store, record: Record, where: str, resources: Resources,
     except BaseException:
         lock.close()
         raise
-    return store.observe(job_id).status
+    # The attempt has begun: a disk that fails when its state is read does not make the resume fail.
+    with contextlib.suppress(TrainkitError):
+        return store.observe(job_id).status
+    return Status.QUEUED
 
 
 def _hand_over(store: Store, record: Record, task: Task | None, lock: FileLock, handle: Handle) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+SECTION_THREAD = "trainkit-section"
 
 
 def uninterrupted(section: Callable[[], T]) -> T:
@@ -29,7 +30,7 @@ def uninterrupted(section: Callable[[], T]) -> T:
     if threading.current_thread() is not threading.main_thread():
         return section()
     call = _Call(section)
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(call.run,), name="trainkit-section")
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(call.run,), name=SECTION_THREAD)
     try:
         # Started within the `try`: an interrupt may come out of `start` although the thread runs.
         try:
