@@ -165,7 +165,7 @@ def test_a_table_job_leaves_a_model_and_says_how_to_load_it(trainkit: Cli, folde
         (["rows.csv", "--target", "anwser"], "did you mean 'answer'?"),
         (["rows.csv", "--target", "answer", "--epochs", "0"], "expected a whole number >= 1"),
         (["rows.csv", "--target", "answer", "--lr", "fast"], "lr='fast' is not allowed: expected a number > 0"),
-        (["rows.csv", "--epoch", "3"], "'--epochs'"),
+        (["rows.csv", "--epoch", "3"], "--epochs"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_in_one_line_and_leaves_nothing(

@@ -163,7 +163,6 @@ def work(
         run.control.close()
         if not own_process:
             outcome.release_run()
-        outcome.settled.set()
     keep_outcome(outcome)
     limit.note()
     recorder.close(ending)
