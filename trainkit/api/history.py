@@ -48,7 +48,10 @@ def metrics_frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     lines, _ = tail(path)
-    frame = pd.DataFrame.from_records(lines)
+    try:
+        frame = pd.DataFrame.from_records(lines)
+    except OverflowError:  # before pandas 3, of an integer that no recorder writes
+        frame = pd.DataFrame()
     if not _is_as_recorded(frame):
         lines = [line for each in lines if (line := as_recorded(each)) is not None]
         frame = pd.DataFrame.from_records(lines)

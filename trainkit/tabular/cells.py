@@ -132,8 +132,7 @@ def _dates(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
     zone = "UTC" if any_zone else None
     if not pc.any(pc.match_substring(texts, ".")).as_py():
         return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp("s", tz=zone)))
-    # Nine digits of a second fit from 1677 to 2262 only; before 23, pyarrow does not report what does not fit.
-    years = pc.utf8_slice_codeunits(texts, 0, 4)
-    far = pc.or_(pc.less_equal(years, "1677"), pc.greater_equal(years, "2262"))
-    unit = "us" if pc.any(far).as_py() else "ns"
-    return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp(unit, tz=zone)))
+    try:
+        return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp("ns", tz=zone)))
+    except pa.ArrowInvalid:  # before 1677 or after 2262, say: nine digits do not fit there, six do
+        return cast(pa.ChunkedArray, pc.cast(texts, pa.timestamp("us", tz=zone)))
