@@ -149,8 +149,7 @@ def as_numbers(column: pd.Series, *, options_apply: bool = False) -> np.ndarray:
     """
     name = str(column.name)
     if pd.api.types.is_timedelta64_dtype(column.dtype):
-        seconds = column.dt.total_seconds().to_numpy(float)
-        return np.where(column.isna(), np.nan, seconds)  # before pandas 3, a missing one may be a number here
+        return cast(np.ndarray, column.dt.total_seconds().to_numpy(float))
     try:
         values = column.to_numpy(dtype=float, na_value=np.nan)
     except (TypeError, ValueError):

@@ -97,7 +97,7 @@ def _as_number(column: pd.Series, number: Number) -> pd.Series:
 def _as_duration(column: pd.Series, number: Number) -> pd.Series:
     given = value_kind(column)
     if given == "empty":
-        return pd.Series(pd.NaT, column.index, "timedelta64[us]")
+        return pd.Series([pd.NaT] * len(column), column.index, "timedelta64[us]")
     if not _is_duration(column):
         raise _refused(column, f"{given}s", "time spans; convert them with pandas.to_timedelta(column, unit=...)")
     return column
@@ -108,7 +108,7 @@ def _as_date(*kinds: str) -> Callable[[pd.Series, Number], pd.Series]:
         given = value_kind(column)
         expected = " or ".join(_DATES[kind] for kind in kinds)
         if given == "empty":
-            return pd.Series(pd.NaT, column.index, "datetime64[us]")
+            return pd.Series([pd.NaT] * len(column), column.index, "datetime64[us]")
         if given == "text":
             meaning = _meaning(column)
             if meaning is None or not pd.api.types.is_datetime64_any_dtype(meaning.dtype):
