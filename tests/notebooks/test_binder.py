@@ -82,7 +82,7 @@ def test_what_is_installed_is_what_is_pinned(binder_python: str) -> None:
     path = Path(binder_python).parents[1] / "frozen.txt"
     path.write_text(frozen)
     installed = {name: version.partition("+")[0] for name, version in pins(path).items()}
-    ours = {"trainkit", "pip", "pytest", "nbval", "iniconfig", "pluggy", "coverage"}
+    ours = {"jupyter-trainkit", "pip", "pytest", "nbval", "iniconfig", "pluggy", "coverage"}
     assert {name: version for name, version in installed.items() if name not in ours}.items() <= pins(
         BINDER / "constraints.txt"
     ).items()
